@@ -1,0 +1,95 @@
+"""The ``.astrid`` accessor: what a scientist asks of an opened product, in the words of the field."""
+
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from astropy.wcs import WCS
+
+from astrid_dist.errors import ConfigError
+from astrid_dist.query import cutouts, light_curves, tables
+
+
+@xr.register_dataset_accessor("astrid")
+class AstridAccessor:
+    """Questions to a survey, reference, difference, candidates or truth dataset.
+
+    Registered when `astrid_dist.query` is imported, which every ``astrid_dist.open_*`` does.
+    Nothing is read before a result is computed, except the small values per epoch.
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        self._dataset = dataset
+        self._wcs: WCS | None = None
+
+    @property
+    def wcs(self) -> WCS:
+        """Celestial WCS of the grid; pixels are 0-based with centres at integers.
+
+        Raises
+        ------
+        ConfigError
+            The product has no WCS.
+        """
+        if self._wcs is None:
+            self._wcs = cutouts.grid_wcs(self._dataset)
+        return self._wcs
+
+    def cutout(
+        self,
+        ra: float | None = None,
+        dec: float | None = None,
+        size: int = 63,
+        *,
+        x: float | None = None,
+        y: float | None = None,
+    ) -> xr.Dataset:
+        """Image planes around a sky position (degrees) or a pixel position, exactly `size` x `size`.
+
+        Lazy; see `astrid_dist.query.cutouts.cutout`. Beyond the border of the grid planes are NaN and
+        ``mask`` is NO_DATA. Coordinates ``x`` and ``y`` stay those of the parent grid, so does ``wcs``.
+
+        Raises
+        ------
+        ConfigError
+            The position is not given, outside the grid, or needs a WCS that is not there.
+        """
+        x, y = cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y)
+        return cutouts.cutout(self._dataset, x, y, size)
+
+    def light_curve(
+        self,
+        ra: float | None = None,
+        dec: float | None = None,
+        *,
+        x: float | None = None,
+        y: float | None = None,
+        object: int | None = None,
+    ) -> xr.Dataset:
+        """Forced photometry at a position of a cube, or the detections of one `object` of a table.
+
+        Lazy for cubes; see `astrid_dist.query.light_curves.light_curve` for what is measured.
+        """
+        if object is not None:
+            return tables.object_history(self._dataset, object)
+        if any(name in self._dataset.dims for name in tables.ROWS):
+            raise ConfigError("a light curve from a table is that of one object: light_curve(object=ID)")
+        x, y = cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y)
+        return light_curves.light_curve(self._dataset, x, y)
+
+    def cone(self, ra: float, dec: float, radius_arcsec: float) -> xr.Dataset:
+        """Rows of a table within `radius_arcsec` of a position (degrees), nearest first."""
+        return tables.cone(self._dataset, ra, dec, radius_arcsec)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A table in memory as pandas, one line per row."""
+        return tables.to_dataframe(self._dataset)
+
+    def plot(self, kind: str | None = None, **options: Any) -> Any:
+        """Draw an ``epoch``, a ``triplet`` or a ``light_curve``; returns a matplotlib Figure.
+
+        See `astrid_dist.query.plots.plot` for the options of each kind.
+        """
+        from astrid_dist.query.plots import plot
+
+        return plot(self._dataset, kind, **options)

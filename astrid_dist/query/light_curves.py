@@ -1,0 +1,148 @@
+"""Flux against time at one position of a cube: forced PSF photometry, lazy until asked."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from astrid_dist.errors import ConfigError
+from astrid_dist.query.cutouts import grid_shape, name_of, psf_at, tile_values, window
+from astrid_dist.query.magnitudes import ab_magnitude, microjansky
+
+Array = npt.NDArray[Any]
+
+#: Mask bits are gathered within this distance of the position, as in the candidates table.
+FLAG_RADIUS_PX = 2.0
+
+
+def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
+    """Forced PSF photometry at a fixed position over the valid epochs of a survey or a difference.
+
+    On a survey: optimal PSF flux of ``image`` minus the background mesh, with the epoch's own PSF.
+    On a difference: least-squares fit of ``psf_d`` to ``difference``, whose noise is white by
+    construction (ZOGY eq. 13); at a pixel's centre that is ``score * sigma_flux``, and unlike
+    interpolating these maps it stays exact between pixels. The error is ``sigma_flux`` there, so it has
+    source noise, astrometric noise and renormalisation in it.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A survey or difference group, whole in y and x.
+    x, y : float
+        Position in pixels of the grid.
+
+    Returns
+    -------
+    Dataset
+        Lazy, along ``epoch``: ``time``, ``mjd``, ``epoch_id``; ``flux``, ``flux_err`` in electrons (of that
+        exposure on a survey, on the reference's scale on a difference); ``snr``; ``flux_ujy``,
+        ``flux_ujy_err``, ``mag``, ``mag_err`` (NaN where no zero point is known; magnitudes NaN where the
+        flux is not positive); ``flag``, the mask bits within 2 pixels.
+    """
+    if "epoch" not in dataset.dims:
+        raise ConfigError(f"{name_of(dataset)} has no epochs: ask the survey or the difference instead")
+    dataset = dataset.assign_coords(epoch=_epoch_numbers(dataset))
+    measured = _on_difference(dataset, x, y) if "difference" in dataset else _on_survey(dataset, x, y)
+    flux, flux_err, flag = measured
+    zeropoint = dataset["zeropoint"].astype("f8")
+    mag, mag_err = ab_magnitude(flux, flux_err, zeropoint)
+    curve = xr.Dataset(
+        {
+            "flux": flux.assign_attrs(units="electron", long_name="PSF flux"),
+            "flux_err": flux_err.assign_attrs(units="electron", long_name="standard deviation of the flux"),
+            "snr": (flux / flux_err).assign_attrs(units="1", long_name="signal to noise"),
+            "flux_ujy": microjansky(flux, zeropoint).assign_attrs(units="uJy", long_name="PSF flux"),
+            "flux_ujy_err": microjansky(flux_err, zeropoint).assign_attrs(units="uJy"),
+            "mag": mag.assign_attrs(units="mag", long_name="AB magnitude"),
+            "mag_err": mag_err.assign_attrs(units="mag"),
+            "flag": flag.assign_attrs(dataset["mask"].attrs),
+        },
+        coords={
+            name: dataset[name].variable
+            for name in ("epoch", "time", "mjd", "epoch_id", "exptime", "zeropoint")
+            if name in dataset
+        },
+        attrs={
+            **{key: dataset.attrs[key] for key in ("url", "group", "survey") if key in dataset.attrs},
+            "product": "light_curve",
+            "of": "difference" if "difference" in dataset else "survey",
+            "x": x,
+            "y": y,
+        },
+    )
+    if "valid" not in dataset:
+        return curve
+    return curve.isel(epoch=np.flatnonzero(dataset["valid"].to_numpy()))
+
+
+def _epoch_numbers(dataset: xr.Dataset) -> Array:
+    return np.asarray(dataset["epoch"]) if "epoch" in dataset.coords else np.arange(dataset.sizes["epoch"])
+
+
+def _on_survey(dataset: xr.Dataset, x: float, y: float) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    from astrid_dist.imaging.background import evaluate as background
+    from astrid_dist.imaging.photometry import forced_flux
+
+    grid_shape(dataset)  # a slice would put the background mesh and the PSF in the wrong place
+    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2))
+    x0, y0 = int(cut["x"][0]), int(cut["y"][0])
+    box = int(dataset.attrs["mesh_box"])
+
+    def one_epoch(image: Array, variance: Array, mask: Array, mesh: Array, psf: Array) -> Any:
+        sky = background(mesh, box, y0, x0, *image.shape)
+        flux, flux_err = forced_flux(image - sky, variance, mask, psf, [x - x0], [y - y0])
+        return flux[0], flux_err[0], _flags(mask, x - x0, y - y0)
+
+    return _each_epoch(
+        one_epoch,
+        [cut["image"], cut["variance"], cut["mask"], dataset["background"], psf_at(dataset, x, y)],
+        [["y", "x"], ["y", "x"], ["y", "x"], ["mesh_y", "mesh_x"], ["v", "u"]],
+    )
+
+
+def _on_difference(
+    dataset: xr.Dataset, x: float, y: float
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    from scipy.ndimage import map_coordinates
+
+    from astrid_dist.imaging.photometry import forced_flux
+
+    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2))
+    x0, y0 = int(cut["x"][0]), int(cut["y"][0])
+
+    def one_epoch(difference: Array, sigma: Array, mask: Array, psf: Array) -> Any:
+        flux, _ = forced_flux(difference, np.ones_like(difference), mask, psf, [x - x0], [y - y0])
+        # sigma_flux is smooth: linear interpolation is enough, and a NaN beside the position stays NaN.
+        flux_err = map_coordinates(sigma.astype("f8"), [[y - y0], [x - x0]], order=1, mode="nearest")[0]
+        known = np.isfinite(flux_err)
+        return np.where(known, flux[0], np.nan), flux_err, _flags(mask, x - x0, y - y0)
+
+    return _each_epoch(
+        one_epoch,
+        [cut["difference"], cut["sigma_flux"], cut["mask"], tile_values(dataset, x, y)["psf_d"]],
+        [["y", "x"], ["y", "x"], ["y", "x"], ["v", "u"]],
+    )
+
+
+def _whole(cut: xr.Dataset) -> xr.Dataset:
+    """One Dask chunk per epoch: a window across the seam of two shards is two chunks until here."""
+    return cut.chunk({"y": -1, "x": -1}) if cut.chunks else cut
+
+
+def _each_epoch(function: Any, arrays: list[xr.DataArray], dims: list[list[str]]) -> Any:
+    return xr.apply_ufunc(
+        function,
+        *arrays,
+        input_core_dims=dims,
+        output_core_dims=[[], [], []],
+        vectorize=True,
+        dask="parallelized",
+        output_dtypes=[np.float64, np.float64, np.uint16],
+    )
+
+
+def _flags(mask: Array, x: float, y: float) -> Any:
+    rows, columns = np.indices(mask.shape)
+    near = (rows - y) ** 2 + (columns - x) ** 2 <= FLAG_RADIUS_PX**2
+    return np.bitwise_or.reduce(mask[near], initial=0)
