@@ -1,0 +1,327 @@
+"""What each product holds: its variables, their dimensions, units and fill values, and how they are cut.
+
+A shard is the unit of writing, a chunk the unit of reading. Images are cut into chunks of 256 pixels within
+shards of at most 2048; everything else is small, so that one chunk is what one task writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from astrid_dist.errors import ConfigError
+from astrid_dist.flags import Flag, cf_attributes
+
+#: Version of the layouts; a reader refuses a product of a later one.
+VERSION = 1
+#: Side of a chunk, of the largest shard, of a quality tile and of a background mesh cell, pixels.
+CHUNK, SHARD, TILE, MESH_BOX = 256, 2048, 512, 64
+#: Stars kept per epoch.
+STARS = 2000
+#: Epochs in a chunk of the committed scalars, rows in a chunk of a table.
+EPOCHS_PER_CHUNK, ROWS_PER_CHUNK = 4096, 65536
+
+TIME_UNITS = "microseconds since 1970-01-01"
+_FILLS: dict[str, Any] = {"f": float("nan"), "i": -1, "b": False, "s": ""}
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a product."""
+
+    name: str
+    dims: tuple[str, ...]
+    """Names of its dimensions, outermost first."""
+    dtype: str
+    """NumPy type without byte order (always little-endian), or ``string``."""
+    unit: str
+    """CF ``units``; empty for none, ``1`` for a pure number."""
+    long_name: str
+    fill: Any = None
+    """Value of what was never written; set from the type unless given."""
+
+    @property
+    def fill_value(self) -> Any:
+        """NaN for floats, -1 for signed integers, NO_DATA for masks, False, or the empty string."""
+        return _FILLS[self.dtype[0]] if self.fill is None else self.fill
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it covers the pixels, and is sharded."""
+        return "y" in self.dims
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is one value per epoch, written by the committer alone."""
+        return self.dims == ("epoch",)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """CF attributes."""
+        found: dict[str, Any] = {"long_name": self.long_name}
+        if self.unit:
+            found["units"] = self.unit
+        if self.name == "time":
+            found["calendar"] = "proleptic_gregorian"
+        return found | (cf_attributes() if self.name in ("mask", "star_flags") else {})
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Length of each dimension."""
+        return tuple(sizes[dim] for dim in self.dims)
+
+    def chunks(self, sizes: Sizes) -> tuple[int, ...]:
+        """Length of a chunk along each dimension."""
+        if self.is_image:
+            return tuple(1 if dim == "epoch" else CHUNK for dim in self.dims)
+        return self.units(sizes)
+
+    def units(self, sizes: Sizes) -> tuple[int, ...]:
+        """Length of the unit of writing along each dimension: a shard of an image, else one chunk."""
+        if self.is_scalar:
+            return (EPOCHS_PER_CHUNK,)
+        return tuple(_unit(dim, sizes) for dim in self.dims)
+
+
+def _unit(dim: str, sizes: Sizes) -> int:
+    """How much of a dimension one task writes."""
+    if dim == "epoch":
+        return 1
+    if dim in ("candidate", "object"):
+        return ROWS_PER_CHUNK
+    axis = dim[-1]
+    shard = min(SHARD, -(-sizes[axis] // CHUNK) * CHUNK) if axis in ("y", "x") else 0
+    if dim in ("y", "x"):
+        return shard
+    if dim in ("tile_y", "tile_x"):
+        return -(-shard // TILE)
+    if dim in ("mesh_y", "mesh_x"):
+        return shard // MESH_BOX
+    return max(1, sizes[dim])
+
+
+def complete_sizes(sizes: Sizes) -> dict[str, int]:
+    """The sizes given, and those that follow from them: stars, tiles and mesh cells."""
+    derived = dict(sizes)
+    for axis in ("y", "x"):
+        if axis in sizes:
+            derived[f"tile_{axis}"] = -(-sizes[axis] // TILE)
+            derived[f"mesh_{axis}"] = -(-sizes[axis] // MESH_BOX)
+    return {"star": STARS} | derived
+
+
+def variables(product: str) -> dict[str, Variable]:
+    """Variables of a product by name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such product.
+    """
+    if product not in PRODUCTS:
+        raise ConfigError(f"no product is called {product!r}{close(product, PRODUCTS)}")
+    return PRODUCTS[product]
+
+
+def variable(product: str, name: str) -> Variable:
+    """One variable of a product; a table may hold more columns called p_* and feature_*.
+
+    Raises
+    ------
+    ConfigError
+        If the product has no such variable; names close matches.
+    """
+    there = variables(product)
+    if name in there:
+        return there[name]
+    if product == "candidates" and name.startswith(("p_", "feature_")):
+        return Variable(name, ("candidate",), "f4", "1", name.replace("_", " "))
+    raise ConfigError(f"a {product} product has no variable {name!r}{close(name, there)}")
+
+
+def close(name: str, there: Any) -> str:
+    """The end of an error message: names like the one that is missing, or some of those there are."""
+    names = [str(one) for one in there]
+    found = get_close_matches(name, names, 3)
+    if found:
+        return f"; did you mean {' or '.join(map(repr, found))}?"
+    return f"; it has {', '.join(sorted(names)[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
+
+
+def _table(dims: str, rows: str) -> list[Variable]:
+    """Variables from lines of: name | dtype | unit | long name, all of one kind of dimensions."""
+    found = []
+    for line in rows.strip().splitlines():
+        name, dtype, unit, long_name = (part.strip() for part in line.split("|"))
+        fill = int(Flag.NO_DATA) if name in ("mask", "star_flags") else 0 if dtype[0] == "u" else None
+        found.append(Variable(name, tuple(dims.split()), dtype, unit, long_name, fill))
+    return found
+
+
+_IMAGES = """
+    image | f4 | electron | counts of the exposure, sky included
+    variance | f4 | electron2 | variance of image
+    mask | u2 | | why a pixel cannot be trusted
+"""
+_PSF = "psf | f4 | 1 | point spread function, Legendre terms over the field; the first sums to 1"
+_SKY = """
+    background | f4 | electron | sky level in a mesh cell of the whole frame
+    background_rms | f4 | electron | sky noise in a mesh cell
+"""
+_STARS = """
+    star_x | f8 | pixel | column of a star, brightest first
+    star_y | f8 | pixel | row of a star
+    star_flux | f4 | electron | flux of a star
+    star_flux_err | f4 | electron | standard error of star_flux
+    star_flags | u2 | | mask bits near a star
+"""
+_EPOCH = f"""
+    epoch_id | string | | sha256 of shape, type and raw pixels before calibration
+    source | string | | where the exposure came from
+    time | i8 | {TIME_UNITS} | mid-exposure, UTC
+    mjd | f8 | d | mid-exposure, modified Julian date, UTC
+    exptime | f4 | s | exposure time
+    zeropoint | f8 | mag | AB magnitude of one electron
+    fwhm | f4 | pixel | full width at half maximum of the PSF
+    valid | bool | | whether the epoch may be used
+    verdict | string | | good, or what is wrong with it
+    reason | string | | why it was set aside
+"""
+_TILES = """
+    sigma_n | f4 | electron | noise of the science image
+    sigma_r | f4 | electron | noise of the reference
+    flux_ratio | f4 | 1 | flux scale of science over reference
+    flux_ratio_err | f4 | 1 | standard error of flux_ratio
+    F_S | f4 | 1 | normalisation of the score, ZOGY eq. 42
+    dx | f4 | pixel | science minus reference, columns
+    dy | f4 | pixel | science minus reference, rows
+    dx_err | f4 | pixel | standard error of dx
+    dy_err | f4 | pixel | standard error of dy
+    offset_scatter | f4 | pixel | scatter of single stars in excess of centroid noise
+    renormalisation | f4 | 1 | empirical factor applied to the score
+    kernel_radius_px | f4 | pixel | reach of no data through the matched filter
+    score_mean | f4 | 1 | mean of the raw score away from sources
+    score_std | f4 | 1 | standard deviation of the raw score away from sources
+    n_peaks | i4 | 1 | peaks of the score above threshold
+"""
+
+
+def _group(product: list[list[Variable]]) -> dict[str, Variable]:
+    return {one.name: one for part in product for one in part}
+
+
+PRODUCTS: dict[str, dict[str, Variable]] = {
+    "survey": _group(
+        [
+            _table("epoch y x", _IMAGES),
+            _table("epoch psf_term v u", _PSF),
+            _table("epoch mesh_y mesh_x", _SKY),
+            _table("epoch star", _STARS),
+            _table("epoch", _EPOCH),
+            _table(
+                "epoch",
+                """
+                gain | f4 | electron / count | electrons per raw count
+                read_noise | f4 | electron | read noise
+                sky | f4 | electron | median sky level
+                n_stars | i4 | 1 | stars in the star list
+                """,
+            ),
+        ]
+    ),
+    "reference": _group(
+        [
+            _table("y x", _IMAGES),
+            _table("y x", "n_epochs | u2 | 1 | epochs that entered the pixel"),
+            _table("psf_term v u", _PSF),
+            _table("mesh_y mesh_x", _SKY),
+            _table("star", _STARS),
+        ]
+    ),
+    "difference": _group(
+        [
+            _table(
+                "epoch y x",
+                """
+                difference | f4 | electron | science minus reference, on the reference's flux scale
+                score | f4 | 1 | S_corr, signed significance of a point source
+                sigma_flux | f4 | electron | standard error of the PSF flux; score times it is that flux
+                mask | u2 | | why a pixel cannot be trusted
+                """,
+            ),
+            _table("epoch tile_y tile_x v u", "psf_d | f4 | 1 | point spread function of difference"),
+            _table("epoch tile_y tile_x", _TILES),
+            _table("epoch", _EPOCH),
+            _table(
+                "epoch",
+                """
+                survey_epoch | i4 | | index of the epoch in the survey
+                quality | f4 | 1 | quality of the subtraction, 0 to 1
+                n_matched | i4 | 1 | stars matched between science and reference
+                """,
+            ),
+        ]
+    ),
+    "candidates": _group(
+        [
+            _table(
+                "candidate",
+                f"""
+                x | f8 | pixel | column
+                y | f8 | pixel | row
+                ra | f8 | degree | right ascension, ICRS
+                dec | f8 | degree | declination, ICRS
+                x_err | f4 | pixel | standard error of x
+                y_err | f4 | pixel | standard error of y
+                field | string | | field
+                band | string | | band
+                epoch_id | string | | epoch it was found in
+                source | string | | where that exposure came from
+                epoch | i4 | | index of the epoch in the difference product
+                time | i8 | {TIME_UNITS} | mid-exposure, UTC
+                mjd | f8 | d | mid-exposure, modified Julian date, UTC
+                flux | f4 | | PSF flux on the difference, in flux_unit
+                flux_err | f4 | | standard error of flux, in flux_unit
+                flux_unit | string | | uJy where a zero point is known, else electron
+                snr | f4 | 1 | S_corr at the peak, signed
+                chi2 | f4 | 1 | PSF fit, chi squared per degree of freedom
+                fwhm | f4 | pixel | full width at half maximum
+                mask | u2 | | mask bits within two pixels
+                p_real | f4 | 1 | probability of being real
+                uncertainty | f4 | 1 | uncertainty of p_real
+                object | i8 | | detections at one position share it
+                """,
+            )
+        ]
+    ),
+    "truth": _group(
+        [
+            _table(
+                "object",
+                """
+                id | i8 | | number of the object
+                source | string | | file it was put into
+                epoch | i4 | | epoch it was put into
+                field | string | | field
+                band | string | | band
+                mjd | f8 | d | mid-exposure, modified Julian date, UTC
+                x | f8 | pixel | column
+                y | f8 | pixel | row
+                ra | f8 | degree | right ascension, ICRS
+                dec | f8 | degree | declination, ICRS
+                flux | f4 | electron | flux put in, signed
+                mag | f4 | mag | AB magnitude
+                snr | f4 | 1 | true signal to noise, its own shot noise included
+                class | string | | class of the taxonomy
+                kind | string | | population or artifact
+                host | string | | host galaxy, if any
+                injectable | bool | | whether it counts in completeness
+                """,
+            )
+        ]
+    ),
+}
+
+#: Products that are one table at their root.
+TABLES = frozenset({"candidates", "truth"})
