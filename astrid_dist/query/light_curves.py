@@ -43,11 +43,15 @@ def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
     if "epoch" not in dataset.dims:
         raise ConfigError(f"{name_of(dataset)} has no epochs: ask the survey or the difference instead")
     dataset = dataset.assign_coords(epoch=_epoch_numbers(dataset))
-    measured = _on_difference(dataset, x, y) if "difference" in dataset else _on_survey(dataset, x, y)
-    flux, flux_err, flag = measured
+    chosen = np.arange(dataset.sizes["epoch"])
+    if "valid" in dataset:
+        chosen = np.flatnonzero(dataset["valid"].to_numpy())
+    measure = _on_difference if "difference" in dataset else _on_survey
+    flux, flux_err, flag = measure(dataset, chosen, x, y)
+    dataset = dataset.isel(epoch=chosen)
     zeropoint = dataset["zeropoint"].astype("f8")
     mag, mag_err = ab_magnitude(flux, flux_err, zeropoint)
-    curve = xr.Dataset(
+    return xr.Dataset(
         {
             "flux": flux.assign_attrs(units="electron", long_name="PSF flux"),
             "flux_err": flux_err.assign_attrs(units="electron", long_name="standard deviation of the flux"),
@@ -71,23 +75,23 @@ def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
             "y": y,
         },
     )
-    if "valid" not in dataset:
-        return curve
-    return curve.isel(epoch=np.flatnonzero(dataset["valid"].to_numpy()))
 
 
 def _epoch_numbers(dataset: xr.Dataset) -> Array:
     return np.asarray(dataset["epoch"]) if "epoch" in dataset.coords else np.arange(dataset.sizes["epoch"])
 
 
-def _on_survey(dataset: xr.Dataset, x: float, y: float) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+def _on_survey(
+    dataset: xr.Dataset, epochs: Array, x: float, y: float
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     from astrid_dist.imaging.background import evaluate as background
     from astrid_dist.imaging.photometry import forced_flux
 
     grid_shape(dataset)  # a slice would put the background mesh and the PSF in the wrong place
-    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2))
+    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2).isel(epoch=epochs))
     x0, y0 = int(cut["x"][0]), int(cut["y"][0])
     box = int(dataset.attrs["mesh_box"])
+    meshes = dataset["background"].isel(epoch=epochs)
 
     def one_epoch(image: Array, variance: Array, mask: Array, mesh: Array, psf: Array) -> Any:
         sky = background(mesh, box, y0, x0, *image.shape)
@@ -96,20 +100,21 @@ def _on_survey(dataset: xr.Dataset, x: float, y: float) -> tuple[xr.DataArray, x
 
     return _each_epoch(
         one_epoch,
-        [cut["image"], cut["variance"], cut["mask"], dataset["background"], psf_at(dataset, x, y)],
+        [cut["image"], cut["variance"], cut["mask"], meshes, psf_at(dataset, x, y).isel(epoch=epochs)],
         [["y", "x"], ["y", "x"], ["y", "x"], ["mesh_y", "mesh_x"], ["v", "u"]],
     )
 
 
 def _on_difference(
-    dataset: xr.Dataset, x: float, y: float
+    dataset: xr.Dataset, epochs: Array, x: float, y: float
 ) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     from scipy.ndimage import map_coordinates
 
     from astrid_dist.imaging.photometry import forced_flux
 
-    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2))
+    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2).isel(epoch=epochs))
     x0, y0 = int(cut["x"][0]), int(cut["y"][0])
+    psf_d = tile_values(dataset, x, y)["psf_d"]
 
     def one_epoch(difference: Array, sigma: Array, mask: Array, psf: Array) -> Any:
         flux, _ = forced_flux(difference, np.ones_like(difference), mask, psf, [x - x0], [y - y0])
@@ -120,7 +125,7 @@ def _on_difference(
 
     return _each_epoch(
         one_epoch,
-        [cut["difference"], cut["sigma_flux"], cut["mask"], tile_values(dataset, x, y)["psf_d"]],
+        [cut["difference"], cut["sigma_flux"], cut["mask"], psf_d.isel(epoch=epochs)],
         [["y", "x"], ["y", "x"], ["y", "x"], ["v", "u"]],
     )
 
