@@ -1,0 +1,1 @@
+"""Files in and out: FITS frames, alert packets, label files."""

@@ -1,0 +1,1 @@
+"""Instrument profiles: the numbers, header keywords and planes of each survey, as data files."""
