@@ -181,8 +181,8 @@ class Objects:
     def get(self, name: str) -> bytes | None:
         """The bytes of an object, or None if there is none."""
         if (memory := self._memory()) is not None:
-            found: Any = memory.get(name)
-            return None if found is None else bytes(found.to_bytes() if hasattr(found, "to_bytes") else found)
+            found = memory.get(name)
+            return None if found is None else bytes(found.to_bytes())
         with storage_errors(f"reading {self.location}/{name}"):
             try:
                 if self.location.path is not None:
@@ -194,7 +194,7 @@ class Objects:
     def put(self, name: str, data: bytes) -> None:
         """Write an object, replacing what was there."""
         if (memory := self._memory()) is not None:
-            memory[name] = data
+            memory[name] = _buffer(data)
             return
         self.location.pace(name)
         with storage_errors(f"writing {self.location}/{name}", need_bytes=len(data)):
@@ -206,7 +206,7 @@ class Objects:
         After a lost response the retry may meet the caller's own object: compare contents on False.
         """
         if (memory := self._memory()) is not None:
-            return memory.create(name, data)
+            return memory.create(name, _buffer(data))
         from obstore.exceptions import AlreadyExistsError
 
         with storage_errors(f"creating {self.location}/{name}", need_bytes=len(data)):
@@ -281,7 +281,7 @@ class Objects:
 
 
 class _MemoryFolder(MutableMapping[str, Any]):
-    """The keys of the process's one dictionary that lie under a folder."""
+    """The keys of the process's one dictionary that lie under a folder; values are Zarr buffers."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder + "/"
@@ -303,6 +303,12 @@ class _MemoryFolder(MutableMapping[str, Any]):
 
     def create(self, name: str, value: Any) -> bool:
         return _memory.setdefault(self.folder + name, value) is value
+
+
+def _buffer(data: bytes) -> Any:
+    from zarr.buffer.cpu import Buffer
+
+    return Buffer.from_bytes(data)
 
 
 class _AwsCredentials:

@@ -1,0 +1,309 @@
+"""Making the empty arrays of a product, growing them, and committing epochs.
+
+A group is staged in memory with plain Zarr calls, then copied: every metadata object is written once, with
+its final attributes, and the group's own last, so that a group that is there has all its arrays. Growing and
+committing belong to the driver alone; readers take the committed count first and slice to it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import zarr
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from astrid_dist.errors import ConfigError, ResumeConflictError, StorageError
+from astrid_dist.store import layouts
+from astrid_dist.store.layouts import Sizes, Variable
+from astrid_dist.store.locations import Location
+
+METADATA = "zarr.json"
+STATES = ("building", "complete")
+#: Small requests in flight at once.
+_THREADS = 16
+
+
+def create_product(
+    location: Location,
+    product: str,
+    *,
+    job: str = "",
+    inputs: Mapping[str, Any] | None = None,
+    digest: str = "",
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Create the root of a product; nothing happens if this very product is there already.
+
+    Parameters
+    ----------
+    location : Location
+        Where the product is to lie.
+    product : str
+        Name of its layout: survey, reference, difference, candidates or truth.
+    job, digest : str
+        The job that makes it and the digest of that job's inputs and settings; none for a product that grows.
+    inputs : mapping, optional
+        What it is made from.
+    attributes : mapping, optional
+        Attributes of the root besides ``astrid``.
+
+    Raises
+    ------
+    ConfigError
+        If something else lies there.
+    ResumeConflictError
+        If the product that lies there was made by a job with another digest.
+    """
+    layouts.variables(product)
+    header = {
+        "product": product,
+        "version": layouts.VERSION,
+        "state": "building",
+        "job": job,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": dict(inputs or {}),
+        "digest": digest,
+    }
+    objects = location.objects()
+    if not objects.exists(METADATA) and location.exists():
+        raise ConfigError(f"{location} holds something that is no product: choose another output")
+    if objects.create(METADATA, _group_document({**(attributes or {}), "astrid": header})):
+        return
+    there = product_header(location)
+    if there["product"] != product:
+        raise ConfigError(
+            f"{location} is a {there['product']} product, not a {product}: choose another output"
+        )
+    if digest and there["digest"] and there["digest"] != digest:
+        raise ResumeConflictError(
+            f"{location} was made by a job with digest {there['digest'][:12]}, this one has {digest[:12]}:"
+            " its inputs or settings changed; choose another output, or delete the product and its ledger"
+        )
+
+
+def create_group(
+    location: Location, product: str, group: str, sizes: Sizes, attributes: Mapping[str, Any]
+) -> None:
+    """Create all arrays of a ``<field>/<band>`` group; nothing happens if it is there with the same sizes.
+
+    Parameters
+    ----------
+    location : Location
+        Root of the product.
+    product : str
+        Name of its layout.
+    group : str
+        ``"<field>/<band>"``.
+    sizes : mapping of str to int
+        Lengths of ``y``, ``x``, ``v``, ``u`` and, where the layout has them, ``epoch`` and ``psf_term``;
+        those of tiles, mesh cells and stars follow.
+    attributes : mapping
+        Attributes of the group: ``wcs`` (FITS header string), ``psf_order``, ``oversampling``, ...
+
+    Raises
+    ------
+    ConfigError
+        If a size is missing.
+    ResumeConflictError
+        If the group is there with other sizes.
+    """
+    variables = layouts.variables(product)
+    full = layouts.complete_sizes(sizes)
+    if missing := {dim for one in variables.values() for dim in one.dims} - set(full):
+        raise ConfigError(f"{location}/{group}: a {product} group needs the sizes {sorted(missing)} too")
+    objects = location.objects()
+    if objects.get(f"{group}/{METADATA}") is not None:
+        _check_sizes(location, group, variables.values(), full)
+        return
+    own: dict[str, Any] = {"tile": layouts.TILE, "mesh_box": layouts.MESH_BOX, **attributes}
+    scalars = [one.name for one in variables.values() if one.is_scalar]
+    if scalars:
+        own |= {"epochs": 0, "coordinates": " ".join(scalars)}
+    stage = MemoryStore()
+    for one in variables.values():
+        create_array(stage, one.name, one, full)
+    documents = {
+        f"{group}/{one}/{METADATA}": stage._store_dict[f"{one}/{METADATA}"].to_bytes() for one in variables
+    }
+    _each(lambda item: objects.put(*item), documents.items())
+    field = group.rpartition("/")[0]
+    while field:
+        name = f"{field}/{METADATA}"
+        if not objects.exists(name):
+            objects.create(name, _group_document({}))
+        field = field.rpartition("/")[0]
+    objects.put(f"{group}/{METADATA}", _group_document(own))
+
+
+def create_array(store: Any, path: str, variable: Variable, sizes: Sizes) -> "zarr.Array[Any]":
+    """Create one empty array of a layout.
+
+    Images are Blosc-compressed (Zstandard level 1; shuffled by byte, masks by bit), the rest with Zstandard;
+    each chunk carries a checksum, so that a flipped byte is an error when read and never a wrong pixel.
+    """
+    shape = variable.shape(sizes)
+    if variable.is_image:
+        shuffle = BloscShuffle.bitshuffle if variable.dtype == "u2" else BloscShuffle.shuffle
+        packing: Any = BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=int(variable.dtype[1:]))
+    else:
+        packing = ZstdCodec(level=1)
+    return zarr.create_array(
+        store,
+        name=path,
+        shape=shape,
+        chunks=variable.chunks(sizes),
+        shards=variable.units(sizes) if variable.is_image else None,
+        dtype=variable.dtype if variable.dtype in ("string", "bool") else f"<{variable.dtype}",
+        fill_value=variable.fill_value,
+        compressors=[packing, Crc32cCodec()],
+        dimension_names=variable.dims,
+        attributes=variable.attributes,
+        zarr_format=3,
+        config={"write_empty_chunks": True},
+    )
+
+
+def grow(location: Location, product: str, group: str, epochs: int) -> None:
+    """Make every epoch array of a group `epochs` long; what is that long already is left alone.
+
+    Raises
+    ------
+    StorageError
+        If an array of the group is missing.
+    """
+    objects = location.objects()
+
+    def lengthen(variable: Variable) -> None:
+        name = f"{group}/{variable.name}/{METADATA}"
+        document = _document(location, name)
+        if document["shape"][0] < epochs:
+            document["shape"][0] = epochs
+            objects.put(name, _encode(document))
+
+    _each(lengthen, (one for one in layouts.variables(product).values() if "epoch" in one.dims))
+
+
+def commit_epochs(location: Location, group: str, count: int) -> None:
+    """Show readers the first `count` epochs of a group; call it when their data and scalars are written.
+
+    Raises
+    ------
+    StorageError
+        If the count would shrink, or exceeds the arrays: epochs are never taken back.
+    """
+    name = f"{group}/{METADATA}"
+    document = _document(location, name)
+    there = int(document["attributes"].get("epochs", 0))
+    if count == there:
+        return
+    length = int(_document(location, f"{group}/valid/{METADATA}")["shape"][0])
+    if not there <= count <= length:
+        raise StorageError(
+            f"{location}/{group} has {there} committed epochs in arrays of {length}: cannot commit {count}"
+        )
+    document["attributes"]["epochs"] = count
+    location.objects().put(name, _encode(document))
+
+
+def set_state(location: Location, state: str, **more: Any) -> None:
+    """Set the state of a product, building or complete, and more entries of its ``astrid`` attribute."""
+    if state not in STATES:
+        raise ConfigError(f"a product is {' or '.join(STATES)}, not {state!r}")
+    document = _document(location, METADATA)
+    header = document["attributes"]["astrid"]
+    changed = {**header, "state": state, **more}
+    if changed != header:
+        document["attributes"]["astrid"] = changed
+        location.objects().put(METADATA, _encode(document))
+
+
+def shard_grid(sizes: Sizes, product: str) -> tuple[int, int]:
+    """Rows and columns of shards that an image of these sizes is cut into."""
+    image = next((one for one in layouts.variables(product).values() if one.is_image), None)
+    if image is None:
+        raise ConfigError(f"a {product} product has no images")
+    units = dict(zip(image.dims, image.units({"epoch": 0, **sizes}), strict=True))
+    return -(-sizes["y"] // units["y"]), -(-sizes["x"] // units["x"])
+
+
+def product_header(location: Location) -> dict[str, Any]:
+    """The ``astrid`` attribute of a product's root: product, version, state, job, created, inputs, digest.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing, something that is no product, or a product of a later layout.
+    StorageError
+        If the location does not answer, or its metadata is damaged.
+    """
+    return dict(root_attributes(location)["astrid"])
+
+
+def root_attributes(location: Location) -> dict[str, Any]:
+    """All attributes of a product's root; raises as `product_header`."""
+    body = location.objects().get(METADATA)
+    if body is None:
+        what = "something that is no product" if location.exists() else "nothing"
+        raise ConfigError(f"there is {what} at {location}: check the URL")
+    attributes: dict[str, Any] = _decode(body, f"{location}/{METADATA}").get("attributes") or {}
+    header = attributes.get("astrid")
+    if not isinstance(header, dict) or "product" not in header:
+        raise ConfigError(f"{location} is a Zarr store but no astrid product: check the URL")
+    if int(header["version"]) > layouts.VERSION:
+        raise ConfigError(
+            f"{location} has layout version {header['version']}, this astrid_dist reads up to"
+            f" {layouts.VERSION}: install a newer astrid-dist"
+        )
+    return attributes
+
+
+def _check_sizes(location: Location, group: str, variables: Iterable[Variable], sizes: Sizes) -> None:
+    """Refuse a group that is there with other sizes; the epochs may have grown."""
+    for one in variables:
+        there = _document(location, f"{group}/{one.name}/{METADATA}")["shape"]
+        wanted = list(one.shape(sizes))
+        skip = 1 if "epoch" in one.dims else 0
+        if there[skip:] != wanted[skip:]:
+            raise ResumeConflictError(
+                f"{location}/{group}/{one.name} is there with shape {there}, this job needs {wanted}"
+                f" ({', '.join(one.dims)}): choose another output"
+            )
+
+
+def _document(location: Location, name: str) -> dict[str, Any]:
+    body = location.objects().get(name)
+    if body is None:
+        raise StorageError(f"{location}/{name} is missing: the product is damaged or was never made")
+    return _decode(body, f"{location}/{name}")
+
+
+def _decode(body: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise StorageError(f"{where} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise StorageError(f"{where} is damaged: {type(found).__name__} instead of an object")
+    return found
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    """Zarr metadata as JSON; NaN attributes are refused, as JSON has none."""
+    try:
+        return json.dumps(document, allow_nan=False, indent=1).encode()
+    except ValueError as error:
+        raise ConfigError(f"attributes must be plain JSON without NaN (use null): {error}") from error
+
+
+def _group_document(attributes: Mapping[str, Any]) -> bytes:
+    return _encode({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)})
+
+
+def _each(action: Callable[[Any], object], items: Iterable[Any]) -> None:
+    """Do small requests side by side; the first error is raised."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(action, items):
+            pass
