@@ -1,0 +1,169 @@
+"""Make a mock survey: one FITS file per epoch of a sky that is known, and the truth about it."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
+from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
+from astrid_dist.errors import StorageError
+from astrid_dist.simulation.mock import Exposure, Scene, build_scene, make_exposure
+from astrid_dist.simulation.survey import DEMO, MockSurvey
+from astrid_dist.simulation.truth import truth_rows
+from astrid_dist.store.locations import Location
+
+
+class Settings(BaseModel):
+    """What a mock job file holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    output: str = Field(description="URL of the folder for the FITS files")
+    truth: str | None = Field(
+        default=None, description="URL of the truth product; OUTPUT/truth.zarr if left out"
+    )
+    seed: int = Field(default=DEMO.seed, ge=0, description="root of every random draw")
+    fields: int = Field(default=DEMO.fields, ge=1, description="fields on the sky")
+    bands: tuple[str, ...] = Field(default=DEMO.bands, min_length=1, description="bands, of g, r, i, z")
+    epochs: int = Field(
+        default=DEMO.epochs, ge=1, description="epochs per field and band, templates included"
+    )
+    template_epochs: int = Field(
+        default=DEMO.template_epochs, ge=1, description="first epochs, a season before any supernova"
+    )
+    visits_per_night: int = Field(
+        default=DEMO.visits_per_night, ge=1, description="visits a night in the search"
+    )
+    cadence_days: float = Field(default=DEMO.cadence_days, gt=0, description="nights between visits, days")
+    season_days: float = Field(
+        default=DEMO.season_days, gt=0, description="supernovae peak within this, days"
+    )
+    size_px: int = Field(default=DEMO.size_px, ge=128, description="side of a frame, pixels")
+    seeing_arcsec: float = Field(default=DEMO.seeing_arcsec, gt=0, description="median seeing FWHM, arcsec")
+    dither_px: float = Field(default=DEMO.dither_px, ge=0, description="scatter of the pointing, pixels")
+    star_density: float = Field(default=DEMO.star_density, gt=0, description="stars with r < 21.5 per Mpix")
+    galaxy_density: float = Field(
+        default=DEMO.galaxy_density, ge=0, description="galaxies with r < 21.5 per Mpix"
+    )
+    supernovae: int = Field(
+        default=DEMO.supernovae, ge=0, lt=300, description="supernovae in galaxies, per field"
+    )
+    hostless: int = Field(
+        default=DEMO.hostless, ge=0, lt=200, description="supernovae without a host, per field"
+    )
+    variables: int = Field(default=DEMO.variables, ge=0, lt=500, description="RR Lyrae stars per field")
+    asteroids: int = Field(default=DEMO.asteroids, ge=0, lt=100, description="asteroids per field and night")
+    cosmic_rays: float = Field(
+        default=DEMO.cosmic_rays, ge=0, description="cosmic rays per Mpix and exposure"
+    )
+
+    def survey(self) -> MockSurvey:
+        """The survey these settings describe."""
+        return MockSurvey(**self.model_dump(exclude={"output", "truth"}))
+
+    def truth_location(self) -> Location:
+        """Where the truth product goes."""
+        return Location.parse(self.truth) if self.truth else Location.parse(self.output) / "truth.zarr"
+
+
+def plan(settings: Settings) -> Plan:
+    """One task per exposure."""
+    survey = settings.survey()
+    blocks = [
+        KeyBlock(f"{survey.field_name(field)}/{band}", range(survey.epochs))
+        for field in range(survey.fields)
+        for band in survey.bands
+    ]
+    keys = KeyGrid(blocks)
+    pixels = survey.size_px**2
+    # Rice compression leaves about 1.1 bytes of a noisy 16-bit pixel
+    estimate = Estimate(len(keys), 0, int(1.1 * pixels) * len(keys), 2 * len(keys), 2**28 + 80 * pixels)
+    job = Job("mock", "astrid_dist.stages.mock:task", settings.output, settings.model_dump(mode="json"))
+    return Plan(job, keys, estimate)
+
+
+def prepare(plan: Plan) -> None:
+    """Nothing to create: every file is written whole."""
+
+
+def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
+    """Make one exposure and write its file."""
+    started = perf_counter()
+    options = Settings.model_validate(settings)
+    survey = options.survey()
+    field, band = _field_and_band(key.group)
+    exposure = make_exposure(survey, _scene(survey, field), field, band, key.epoch)
+    computed = perf_counter()
+    name = file_name(key)
+    Location.parse(options.output).objects().put(name, fits_bytes(exposure))
+    digest = _sha256(exposure)
+    return TaskOutcome(
+        shards={name: {"region": [[0, n] for n in exposure.counts.shape], "sha256": digest}},
+        counts={"pixels": int(exposure.counts.size)},
+        timings={"compute": computed - started, "write": perf_counter() - computed},
+    )
+
+
+def finalise(plan: Plan) -> None:
+    """Write the truth about every exposure."""
+    from astrid_dist.store.tables import write_table
+
+    settings = Settings.model_validate(plan.job.settings)
+    location = settings.truth_location()
+    if (location / "zarr.json").exists():
+        raise StorageError(f"{location} exists already: remove it, or choose another `truth`")
+    attributes = {"job": plan.job.id, "digest": plan.job.digest, "inputs": {}}
+    write_table(location, "truth", truth_table(settings.survey()), attributes)
+
+
+def truth_table(survey: MockSurvey) -> dict[str, Any]:
+    """Columns of the truth product of a whole survey, in the order of field, band, epoch, object."""
+    parts: list[dict[str, Any]] = []
+    for field in range(survey.fields):
+        scene = build_scene(survey, field)
+        for band in survey.bands:
+            for epoch in range(survey.epochs):
+                rows = truth_rows(survey, scene, field, band, epoch)
+                key = ShardKey(f"{survey.field_name(field)}/{band}", epoch)
+                same = {"source": file_name(key), "field": survey.field_name(field), "band": band}
+                rows |= {name: np.full(len(rows["id"]), value, object) for name, value in same.items()}
+                parts.append(rows)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def file_name(key: ShardKey) -> str:
+    """Name of an exposure's file: ``f0000_r_e0003.fits.fz``."""
+    return f"{key.group.replace('/', '_')}_e{key.epoch:04d}.fits.fz"
+
+
+def fits_bytes(exposure: Exposure) -> bytes:
+    """The exposure as a Rice-compressed FITS file, lossless."""
+    from astropy.io import fits
+
+    header = fits.Header([(name, *card) for name, card in exposure.header.items()])
+    image = fits.CompImageHDU(exposure.counts, header, compression_type="RICE_1")
+    out = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(out)
+    return out.getvalue()
+
+
+@lru_cache(maxsize=4)
+def _scene(survey: MockSurvey, field: int) -> Scene:
+    return build_scene(survey, field)
+
+
+def _field_and_band(group: str) -> tuple[int, str]:
+    name, band = group.split("/")
+    return int(name[1:]), band
+
+
+def _sha256(exposure: Exposure) -> str:
+    from hashlib import sha256
+
+    counts = np.ascontiguousarray(exposure.counts, dtype="<u2")
+    return sha256(f"{counts.dtype.str}{counts.shape}".encode() + counts.tobytes()).hexdigest()
