@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,6 +71,8 @@ def run(
     *,
     observers: Iterable[Observer] = (),
     retries: int = 2,
+    lease: Lease | None = None,
+    prepare: Callable[[Plan], None] | None = None,
     on_markers: OnMarkers | None = None,
     finalise: Callable[[Plan], None] | None = None,
 ) -> RunSummary:
@@ -85,6 +88,10 @@ def run(
         Each is handed every event.
     retries : int
         Attempts after the first, per task. Bad input and bad configuration are never tried again.
+    lease : Lease, optional
+        The product's lease, held by the caller since before it planned; taken here if not given.
+    prepare : callable, optional
+        Called once the job is registered, before its first task: creates or grows the product.
     on_markers : callable, optional
         Called on the driver, at most once a second, with markers it has not seen in this run. On a resumed
         job the markers of earlier runs come first: what was finished may not have been committed.
@@ -106,11 +113,11 @@ def run(
         If there are no workers, they are too small, or the cluster was lost. The job can be resumed.
     """
     location = check_output(plan, engine)
-    with Lease(location.sibling(".ledger"), plan.job.id) as lease:
-        job = _Run(plan, engine, location, lease, Announcer(observers), retries, on_markers)
+    with nullcontext(lease) if lease else Lease(location.sibling(".ledger"), plan.job.id) as held:
+        job = _Run(plan, engine, location, held, Announcer(observers), retries, on_markers)
         status, message = "stopped", ""
         try:
-            job.execute(finalise)
+            job.execute(prepare, finalise)
             status = "complete"
         except IncompleteProductError as error:
             status, message = "incomplete", str(error)
@@ -156,13 +163,17 @@ class _Run:
         self.housekeeping = ThreadPoolExecutor(1, thread_name_prefix="astrid-compact")
         self.compaction: Future[int] | None = None
 
-    def execute(self, finalise: Callable[[Plan], None] | None) -> None:
+    def execute(
+        self, prepare: Callable[[Plan], None] | None, finalise: Callable[[Plan], None] | None
+    ) -> None:
         """Do the work."""
         finished = self._finished_before()
         self.summary.skipped = sum(key in finished for key in map(str, self.plan.keys)) if finished else 0
         remaining = len(self.plan.keys) - self.summary.skipped
         crew = check_resources(self.plan, self.location, self.engine, remaining) if remaining else None
-        self.ledger.register(self.plan.job.as_dict(), self.plan.job.digest)
+        self.ledger.register(self.plan.job.as_dict() | {"tasks": len(self.plan.keys)}, self.plan.job.digest)
+        if prepare is not None:
+            prepare(self.plan)
         self._announce_start(crew)
         if self.on_markers is not None and finished:
             self._commit_earlier(finished)
@@ -239,7 +250,9 @@ class _Run:
                     more = False
                     break
                 self.live.add(key)
-                self.engine.submit(key, attempt, str(self.location), self.job_id, self.plan.job.task, key)
+                self.engine.submit(
+                    self.stage, key, attempt, str(self.location), self.job_id, self.plan.job.task, key
+                )
             if self.live:
                 self._take(self.engine.next(0.2))
             elif self.waiting and not self.landed:

@@ -1,0 +1,213 @@
+"""The ``astrid`` command: parses, calls one function, prints."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from astrid_dist.errors import AstridError, ConfigError
+
+if TYPE_CHECKING:
+    from astrid_dist.engine.runner import RunSummary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find astronomical transients in time series of survey images, at scale.",
+)
+
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="'local' (default), 'serial', or a cluster file such as clusters/local.yaml"),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings that override the job file's")]
+JobFile = Annotated[str, typer.Argument(help="job file, or the name of a shipped one such as jobs/difference.yaml")]
+OutputUrl = Annotated[str, typer.Argument(help="URL of the product a job writes or wrote")]
+
+
+@app.command()
+def init(directory: Annotated[Path, typer.Argument(help="folder to copy into; made if missing")]) -> None:
+    """Copy the shipped job files, cluster files and schemas into DIRECTORY, to edit."""
+    import shutil
+
+    from astrid_dist.bundled import bundled
+
+    copied = 0
+    for kind in ("jobs", "clusters", "schemas"):
+        for source in sorted(bundled(kind).iterdir()):
+            target = directory / kind / source.name
+            if target.exists():
+                print(f"kept {target}: it is there already")
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            copied += 1
+    print(f"copied {copied} files to {directory}; edit, then: astrid run {directory}/jobs/difference.yaml key=value...")
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="folder for the survey, the products and the report")] = Path("demo"),
+    cluster: Cluster = None,
+) -> None:
+    """Make a mock survey, find its transients and write an HTML report that compares them with the truth."""
+    from astrid_dist.stages.demo import run_demo
+
+    run_demo(directory, cluster)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[str], typer.Argument(help="FITS files, folders, patterns or URLs")],
+    survey: Annotated[str, typer.Option(help="survey profile: generic, decam, ztf, or a YAML file")],
+    to: Annotated[str, typer.Option(help="URL of the survey cube; made or appended to")],
+    field: Annotated[str | None, typer.Option(help="put every epoch into this field")] = None,
+    band: Annotated[str | None, typer.Option(help="take only this band, or name it where headers do not")] = None,
+    grid: Annotated[str | None, typer.Option(help="FITS file whose pixel grid a new field takes")] = None,
+    cluster: Cluster = None,
+) -> None:
+    """Read FITS epochs into a survey cube; bad ones are quarantined with their reason."""
+    settings = {"paths": paths, "survey": survey, "output": to, "field": field, "band": band, "grid": grid}
+    _run("ingest", {name: value for name, value in settings.items() if value is not None}, cluster)
+
+
+@app.command()
+def run(job: JobFile, overrides: Overrides = None, cluster: Cluster = None) -> None:
+    """Run a job to its end, or go on with it where it was stopped."""
+    stage, settings = _load(job, overrides)
+    _run(stage, settings, cluster)
+
+
+@app.command()
+def plan(job: JobFile, overrides: Overrides = None) -> None:
+    """Say what a job would do: tasks, bytes, requests, memory, warnings. Writes nothing."""
+    from astrid_dist.stages.run import plan_stage
+
+    stage, settings = _load(job, overrides)
+    planned = plan_stage(stage, settings)
+    print(describe_plan(planned))
+
+
+@app.command()
+def status(url: OutputUrl) -> None:
+    """Say how far the jobs of a product are, from its ledger alone."""
+    from astrid_dist.stages.status import describe_status
+
+    print(describe_status(url))
+
+
+@app.command()
+def resume(url: OutputUrl, cluster: Cluster = None) -> None:
+    """Finish the job that was stopped on a product, exactly as it was planned."""
+    from astrid_dist.stages.run import resume as resume_job
+    from astrid_dist.stages.run import unfinished_job
+
+    unfinished_job(url)
+    with _engine(cluster) as (engine, observers):
+        _report(resume_job(url, engine, observers), url)
+
+
+@app.command()
+def verify(url: OutputUrl) -> None:
+    """Read every shard of a product again and compare it with what its task wrote."""
+    from astrid_dist.store.verifying import verify as verify_product
+
+    report = verify_product(url)
+    for problem in report.problems:
+        print(f"{problem.key}  {problem.variable}: {problem.what}")
+    print(f"{report.checked} shards, {report.bytes / 2**20:.1f} MiB read, {len(report.problems)} problems")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def why(
+    url: OutputUrl,
+    key: Annotated[str | None, typer.Argument(help="key of a task, as status and run print it")] = None,
+) -> None:
+    """Say why tasks failed or epochs were quarantined; with a KEY, everything that is known of it."""
+    from astrid_dist.stages.status import describe_key, describe_reasons
+
+    print(describe_key(url, key) if key else describe_reasons(url))
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="what to export: candidates")],
+    url: Annotated[str, typer.Argument(help="URL of the product")],
+    to: Annotated[str, typer.Option(help="file to write: .csv, .ecsv or .parquet")],
+) -> None:
+    """Write a table for other programs."""
+    from astrid_dist.query.export import export_candidates
+
+    if what != "candidates":
+        raise ConfigError(f"cannot export {what!r}: there are candidates")
+    print(f"{export_candidates(url, to)} candidates written to {to}")
+
+
+def describe_plan(planned: Any) -> str:
+    """A plan in words."""
+    estimate = planned.estimate
+    lines = [
+        f"job       {planned.job.id}",
+        f"output    {planned.job.output}",
+        f"tasks     {estimate.tasks:,}",
+        f"reads     {estimate.bytes_read / 2**20:,.1f} MiB before compression",
+        f"writes    {estimate.bytes_written / 2**20:,.1f} MiB before compression",
+        f"requests  {estimate.requests:,} (multipart uploads counted by part)",
+        f"memory    {estimate.peak_memory_bytes / 2**20:,.0f} MiB at the peak of a task",
+    ]
+    return "\n".join([*lines, *(f"warning   {warning}" for warning in planned.warnings)])
+
+
+def _load(job: str, overrides: list[str] | None) -> tuple[str, Any]:
+    from astrid_dist.bundled import bundled
+    from astrid_dist.engine.jobfile import load_job, validate
+    from astrid_dist.stages import load_stage
+
+    path = Path(job)
+    if not path.exists():
+        shipped = bundled("jobs") / (path.name if path.suffix else f"{path.name}.yaml")
+        if not shipped.exists():
+            names = ", ".join(sorted(one.name for one in bundled("jobs").iterdir()))
+            raise ConfigError(f"there is no job file {job}; shipped are {names}")
+        path = shipped
+    name, raw, where = load_job(path, overrides or [])
+    return name, validate(load_stage(name).Settings, raw, where)
+
+
+@contextmanager
+def _engine(cluster: str | None) -> Iterator[tuple[Any, list[Any]]]:
+    from astrid_dist.engine.clusters import open_engine
+    from astrid_dist.engine.observers import progress
+
+    with open_engine(cluster) as engine:
+        yield engine, [progress(sys.stderr)]
+
+
+def _run(stage: str, settings: Any, cluster: str | None) -> None:
+    from astrid_dist.stages.run import run_stage
+
+    with _engine(cluster) as (engine, observers):
+        summary = run_stage(stage, settings, engine, observers)
+    _report(summary, settings["output"] if isinstance(settings, dict) else settings.output)
+
+
+def _report(summary: "RunSummary", url: str) -> None:
+    parts = [f"{summary.done} tasks done"]
+    parts += [f"{summary.skipped} done before"] if summary.skipped else []
+    parts += [f"{summary.quarantined} quarantined (astrid why {url})"] if summary.quarantined else []
+    print(f"{url}: {', '.join(parts)} in {summary.seconds:.1f} s")
+
+
+def main() -> None:
+    """Entry point: errors that astrid_dist raises on purpose become one line and an exit status."""
+    try:
+        app()
+    except AstridError as error:
+        print(f"astrid: {error.kind} error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -1,0 +1,90 @@
+"""How one epoch compares with another by their stars: flux ratio, offset, and the words for what is missing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from astrid_dist.errors import InputError
+from astrid_dist.imaging import registration
+from astrid_dist.imaging.stars import StarList
+
+#: Below this many matched stars the flux scale comes from zero points and no offset is corrected.
+FEW_STARS = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Epoch against reference: what the subtraction needs to know of both."""
+
+    flux_ratio: float
+    """Electrons of the epoch per electron of the reference, same star."""
+    flux_ratio_err: float
+    dx: float
+    """Stars of the epoch minus stars of the reference, pixels."""
+    dy: float
+    dx_err: float
+    dy_err: float
+    scatter: float
+    """Scatter of single stars beyond their centroid noise, pixels per axis."""
+    n_matched: int
+    verdict: str
+    reason: str
+
+    @property
+    def shift(self) -> tuple[float, float]:
+        """The offset worth correcting: measured by enough stars and beyond three of its errors."""
+        if self.n_matched < FEW_STARS:
+            return 0.0, 0.0
+        return (
+            self.dx if abs(self.dx) > 3 * self.dx_err else 0.0,
+            self.dy if abs(self.dy) > 3 * self.dy_err else 0.0,
+        )
+
+    def astrometric_sigma(self, fallback: float) -> tuple[float, float]:
+        """What is left of misregistration after correction, pixels (x, y); enters S_corr."""
+        if self.n_matched < FEW_STARS:
+            return fallback, fallback
+        return float(np.hypot(self.scatter, self.dx_err)), float(np.hypot(self.scatter, self.dy_err))
+
+
+def pair(
+    epoch: StarList,
+    reference: StarList,
+    zeropoints: tuple[float, float],
+    radius_px: float,
+    where: str,
+) -> Pair:
+    """Match stars and measure flux ratio and offset.
+
+    With fewer than eight matched stars the flux ratio is that of the zero points where both are known, else
+    the median ratio of the stars there are, and the verdict says "few stars".
+
+    Raises
+    ------
+    InputError
+        No star in common and no zero points: there is no flux scale; names ``where``.
+    """
+    ia, ib = registration.match_stars(epoch, reference, radius_px)
+    n = len(ia)
+    ratio, error, verdict, reason = 1.0, 0.0, "good", ""
+    dx = dy = dx_err = dy_err = scatter = float("nan")
+    if n:
+        measured = registration.measure_flux_ratio(epoch, reference, ia, ib)
+        ratio, error = measured.ratio, measured.error
+        offset = registration.measure_offset(epoch, reference, ia, ib)
+        dx, dy, dx_err, dy_err, scatter = offset.dx, offset.dy, offset.dx_err, offset.dy_err, offset.scatter
+    if n < FEW_STARS:
+        verdict = "few stars"
+        known = all(np.isfinite(zeropoints))
+        if known:
+            ratio, error = 10 ** (0.4 * (zeropoints[0] - zeropoints[1])), 0.02
+            reason = f"{n} matched stars (8 needed): flux scale from the zero points, offset not corrected"
+        elif n:
+            ratio, error = float(np.median(epoch.flux[ia] / reference.flux[ib])), 0.1
+            reason = f"{n} matched stars (8 needed) and no zero points: median ratio, offset not corrected"
+        else:
+            raise InputError(
+                f"{where}: no star in common with the reference within {radius_px:g} px and no zero points, "
+                "so no flux scale; check --grid and the WCS, or give zero points in the survey profile"
+            )
+    return Pair(ratio, error, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)

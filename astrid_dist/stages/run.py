@@ -1,0 +1,102 @@
+"""From settings to a finished product: lease, plan, prepare, run, finalise; and the same again for a resume."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel
+
+from astrid_dist.engine.events import Observer
+from astrid_dist.engine.plan import Plan
+from astrid_dist.engine.protocol import Engine
+from astrid_dist.engine.runner import RunSummary, run
+from astrid_dist.errors import ConfigError
+from astrid_dist.stages import load_stage
+from astrid_dist.store.ledger import Ledger, Marker
+from astrid_dist.store.lease import Lease
+from astrid_dist.store.locations import Location
+from astrid_dist.store.templates import set_state
+
+Settings = BaseModel | Mapping[str, Any]
+
+
+def plan_stage(name: str, settings: Settings) -> Plan:
+    """What a stage would do: its keys, bytes, requests, memory and warnings. Writes nothing."""
+    stage = load_stage(name)
+    plan: Plan = stage.plan(stage.Settings.model_validate(settings))
+    return plan
+
+
+def run_stage(
+    name: str,
+    settings: Settings,
+    engine: Engine,
+    observers: Iterable[Observer] = (),
+    *,
+    retries: int = 2,
+) -> RunSummary:
+    """Run a stage to its end, or go on with it where the same job was stopped.
+
+    Parameters
+    ----------
+    name : str
+        Name of the stage.
+    settings : model or mapping
+        Its settings.
+    engine : Engine
+        Who runs the tasks.
+    observers : iterable of callable
+        Each is handed every event.
+    retries : int
+        Attempts per task after the first.
+
+    Raises
+    ------
+    ConfigError, ResumeConflictError, IncompleteProductError, ClusterError, StorageError
+        As `astrid_dist.engine.runner.run`.
+    """
+    stage = load_stage(name)
+    checked = stage.Settings.model_validate(settings)
+    location = Location.parse(checked.output)
+    # The lease comes first: what is planned (which epoch gets which index) must still hold when it runs.
+    with Lease(location.sibling(".ledger"), name) as lease:
+        plan: Plan = stage.plan(checked)
+        commit: Callable[[Plan, list[Marker]], None] | None = getattr(stage, "commit", None)
+        return run(
+            plan,
+            engine,
+            observers=observers,
+            retries=retries,
+            lease=lease,
+            prepare=stage.prepare,
+            on_markers=partial(commit, plan) if commit else None,
+            finalise=partial(_finish, stage.finalise, location),
+        )
+
+
+def _finish(finalise: Callable[[Plan], None], location: Location, plan: Plan) -> None:
+    finalise(plan)
+    set_state(location, "complete")
+
+
+def unfinished_job(url: str) -> dict[str, Any]:
+    """The job of a product that is not finished, as its ledger has it.
+
+    Raises
+    ------
+    ConfigError
+        There is no ledger there, or every job is finished.
+    """
+    jobs = Ledger(Location.parse(url)).jobs()
+    if not jobs:
+        raise ConfigError(f"{url} has no jobs: is it the output URL of a job? its ledger lies in {url}.ledger")
+    waiting = [job for job in jobs if not job["finished"]]
+    if not waiting:
+        raise ConfigError(f"{url} has nothing to resume: its {len(jobs)} jobs are finished")
+    return waiting[-1]
+
+
+def resume(url: str, engine: Engine, observers: Iterable[Observer] = ()) -> RunSummary:
+    """Finish the job that was stopped on a product, exactly as it was planned."""
+    job = unfinished_job(url)
+    return run_stage(job["stage"], {**job["settings"], "output": url}, engine, observers)

@@ -1,0 +1,127 @@
+"""Which groups and which epochs of a survey a job takes, resolved to epoch ids when it is planned."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from typing import Any
+
+import numpy as np
+
+from astrid_dist.errors import ConfigError
+from astrid_dist.store.locations import Location
+from astrid_dist.store.opening import list_groups
+from astrid_dist.store.reading import ProductReader
+
+#: Scalars of an epoch that planning and tasks look at.
+COLUMNS = ("epoch_id", "source", "time", "mjd", "exptime", "zeropoint", "fwhm", "valid", "n_stars", "verdict")
+
+
+def groups_of(location: Location, product: str, patterns: Sequence[str]) -> list[str]:
+    """Names of the ``<field>/<band>`` groups that match any shell pattern, sorted.
+
+    Raises
+    ------
+    ConfigError
+        A pattern matches nothing; names those there are.
+    """
+    there = list_groups(location, product)
+    for pattern in patterns:
+        if not any(fnmatch(group, pattern) for group in there):
+            close = get_close_matches(pattern, there, 3) or there[:5]
+            raise ConfigError(f"{location} has no group like {pattern!r}; it has {', '.join(close) or 'none yet'}")
+    return [group for group in there if any(fnmatch(group, pattern) for pattern in patterns)]
+
+
+def epoch_row(reader: ProductReader, index: int) -> dict[str, Any]:
+    """Scalars of one epoch as plain Python values."""
+    return {name: _plain(reader.read(name, epoch=index)) for name in COLUMNS}
+
+
+def epoch_table(reader: ProductReader) -> list[dict[str, Any]]:
+    """One row per committed epoch, plain Python values, with its ``index``."""
+    count = reader.epochs
+    columns = {name: reader.read(name, epoch=slice(0, count)).tolist() for name in COLUMNS}
+    return [{name: values[index] for name, values in columns.items()} | {"index": index} for index in range(count)]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def depth(row: Mapping[str, Any], noise: float) -> float:
+    """Faintness that an epoch of a background noise (electrons per pixel) reaches, magnitudes up to a constant.
+
+    Background-limited PSF photometry: noise of the flux is sigma_pixel times FWHM (SMTN-002, n_eff = 2.266 FWHM^2),
+    on a common scale through the zero point where one is known, else through the exposure time. Larger is deeper.
+    """
+    scale = row["zeropoint"] if np.isfinite(row["zeropoint"]) else 2.5 * np.log10(max(row["exptime"], 1e-3))
+    return float(scale - 2.5 * np.log10(max(noise, 1e-6) * max(row["fwhm"], 1.0)))
+
+
+def choose_epochs(
+    reader: ProductReader, wanted: str | Sequence[str] | Mapping[str, Sequence[int]], group: str
+) -> list[int]:
+    """Indices of a group's epochs, in the survey's order (an index, once given, is never reused).
+
+    Parameters
+    ----------
+    reader : ProductReader
+        The survey's group.
+    wanted : str, sequence of str or mapping
+        ``"all"``; ``"best:N"``, the N deepest; source names or epoch ids (comma-separated or a list); or what a
+        resolved job holds, indices by group.
+    group : str
+        For messages, and to look up a mapping.
+
+    Raises
+    ------
+    ConfigError
+        Names an epoch that is not there, is not valid, or stands for several.
+    """
+    if isinstance(wanted, Mapping):
+        return list(wanted.get(group, []))
+    rows = [row for row in epoch_table(reader) if row["valid"]]
+    if not rows:
+        raise ConfigError(f"{reader.location}/{group} has no valid epoch yet")
+    if isinstance(wanted, str) and wanted == "all":
+        return [row["index"] for row in rows]
+    if isinstance(wanted, str) and wanted.startswith("best:"):
+        return _best(reader, rows, wanted)
+    names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    return sorted({_named(rows, name, f"{reader.location}/{group}") for name in names})
+
+
+def _best(reader: ProductReader, rows: Sequence[Mapping[str, Any]], wanted: str) -> list[int]:
+    try:
+        number = int(wanted.removeprefix("best:"))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"epochs={wanted!r}: write best:N with N at least 1, as best:5")
+    rms = reader.read("background_rms", epoch=slice(0, reader.epochs))
+    noise = {row["index"]: float(np.nanmedian(rms[row["index"]])) for row in rows}
+    best = sorted(rows, key=lambda row: (-depth(row, noise[row["index"]]), row["index"]))[:number]
+    return sorted(int(row["index"]) for row in best)
+
+
+def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
+    for matches in (
+        [row for row in rows if name in (row["epoch_id"], row["source"])],
+        [row for row in rows if row["source"].rsplit("/", 1)[-1].split("[")[0] == name],
+        [row for row in rows if name and (row["epoch_id"].startswith(name) or name in row["source"])],
+    ):
+        if len(matches) == 1:
+            return int(matches[0]["index"])
+        if matches:
+            several = ", ".join(str(row["source"]) for row in matches[:4])
+            raise ConfigError(f"{where}: {name!r} stands for {len(matches)} epochs ({several}); name one exactly")
+    sources = [str(row["source"]) for row in rows]
+    close = get_close_matches(name, sources, 3) or sources[:5]
+    raise ConfigError(f"{where} has no valid epoch {name!r}; it has {', '.join(close)}")
+
+
+def epochs_digest(reader: ProductReader, indices: Sequence[int]) -> str:
+    """sha256 over the epoch ids chosen: what a job depends on, however the survey grows meanwhile."""
+    ids = reader.read("epoch_id", epoch=slice(0, reader.epochs))
+    return hashlib.sha256("\n".join(str(ids[index]) for index in indices).encode()).hexdigest()
