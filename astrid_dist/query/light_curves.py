@@ -23,7 +23,8 @@ def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
     On a difference: least-squares fit of ``psf_d`` to ``difference``, whose noise is white by
     construction (ZOGY eq. 13); at a pixel's centre that is ``score * sigma_flux``, and unlike
     interpolating these maps it stays exact between pixels. The error is ``sigma_flux`` there, so it has
-    source noise, astrometric noise and renormalisation in it.
+    source noise, astrometric noise and renormalisation in it. Where less than half of the PSF's light falls
+    on usable pixels there is no flux.
 
     Parameters
     ----------
@@ -94,6 +95,8 @@ def _on_survey(
     meshes = dataset["background"].isel(epoch=epochs)
 
     def one_epoch(image: Array, variance: Array, mask: Array, mesh: Array, psf: Array) -> Any:
+        if not np.isfinite(psf).all():
+            return np.nan, np.nan, _flags(mask, x - x0, y - y0)
         sky = background(mesh, box, y0, x0, *image.shape)
         flux, flux_err = forced_flux(image - sky, variance, mask, psf, [x - x0], [y - y0])
         return flux[0], flux_err[0], _flags(mask, x - x0, y - y0)
@@ -117,6 +120,8 @@ def _on_difference(
     psf_d = tile_values(dataset, x, y)["psf_d"]
 
     def one_epoch(difference: Array, sigma: Array, mask: Array, psf: Array) -> Any:
+        if not np.isfinite(psf).all():
+            return np.nan, np.nan, _flags(mask, x - x0, y - y0)
         flux, _ = forced_flux(difference, np.ones_like(difference), mask, psf, [x - x0], [y - y0])
         # sigma_flux is smooth: linear interpolation is enough, and a NaN beside the position stays NaN.
         flux_err = map_coordinates(sigma.astype("f8"), [[y - y0], [x - x0]], order=1, mode="nearest")[0]

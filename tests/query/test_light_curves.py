@@ -52,13 +52,19 @@ def test_a_difference_without_an_error_at_the_position_has_no_flux_there(differe
     assert curve["flux"].isnull().values.tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("corner", [(0, 0), (239, 0), (0, 199), (239, 199), (120, 3)])
-def test_positions_at_the_border_are_measured_on_what_is_there(survey, difference, corner):
-    x, y = corner
+@pytest.mark.parametrize("edge", [(0, 50), (239, 50), (50, 0), (50, 199), (50, 3)])
+def test_positions_at_an_edge_are_measured_on_the_pixels_there_are(survey, difference, edge):
+    x, y = edge
     for cube in (survey, difference):
-        curve = cube.astrid.light_curve(x=x, y=y)
-        assert np.isfinite(curve["flux"]).all()
+        assert np.isfinite(cube.astrid.light_curve(x=x, y=y)["flux"]).all()
     assert np.abs(survey.astrid.light_curve(x=x, y=y)["snr"]).max() < 5
+
+
+def test_where_most_of_the_psf_has_no_data_there_is_no_flux(survey, difference):
+    for cube in (survey, difference):
+        assert cube.astrid.light_curve(x=0, y=0)["flux"].isnull().all()
+    survey["psf"][1] = np.nan
+    assert survey.astrid.light_curve(x=50, y=50)["flux"].isnull().values.tolist() == [False, True, False]
 
 
 def test_flags_are_the_mask_bits_within_two_pixels(survey):

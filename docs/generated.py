@@ -1,0 +1,77 @@
+"""Tables of the documentation that must not be typed by hand: layouts, commands, benchmarks."""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def fill_tables(app, docname, source):
+    """Replace ``<!-- table: NAME -->`` in a page by the table of that name (a Sphinx source-read hook)."""
+    for name, table in TABLES.items():
+        marker = f"<!-- table: {name} -->"
+        if marker in source[0]:
+            source[0] = source[0].replace(marker, table())
+
+
+def _markdown(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def products():
+    """Every variable of every product, from the table that creates them."""
+    from astrid_dist.store.layouts import PRODUCTS, TABLES as FLAT, TIME_UNITS
+
+    parts = []
+    for product, variables in PRODUCTS.items():
+        where = "at its root" if product in FLAT else "in each group `<field>/<band>`"
+        rows = [
+            [
+                f"`{one.name}`",
+                ", ".join(one.dims),
+                one.dtype,
+                "µs since 1970-01-01" if one.unit == TIME_UNITS else one.unit,
+                one.long_name,
+            ]
+            for one in variables.values()
+        ]
+        parts += [f"### {product}", f"Variables {where}:"]
+        parts.append(_markdown(["variable", "dimensions", "type", "unit", "meaning"], rows))
+    return "\n\n".join(parts)
+
+
+def flags():
+    """Bits of the masks."""
+    from astrid_dist.flags import UNUSABLE, Flag
+
+    rows = [[f"`{one.name}`", one.value, "yes" if one & UNUSABLE else "no"] for one in Flag]
+    return _markdown(["bit", "value", "left out of measurements"], rows)
+
+
+def profiles():
+    """Survey profiles that ship with the package."""
+    from astrid_dist.surveys.profile import load_profile, profile_names
+
+    found = [load_profile(name) for name in profile_names()]
+    rows = [[f"`{p.name}`", p.description, p.pixel_scale_arcsec, p.psf_box()] for p in found]
+    return _markdown(["profile", "what", "arcsec per pixel", "PSF box, pixels"], rows)
+
+
+def benchmarks():
+    """What `make bench` measured last in this checkout."""
+    path = ROOT / "build" / "bench.json"
+    if not path.is_file():
+        return "*No measurement in this checkout yet: run `make bench`, then build the documentation again.*"
+    rows = [
+        [one["name"], _number(one["value"]), one["unit"], one.get("against") or "", _number(one.get("ratio"))]
+        for one in json.loads(path.read_text())
+    ]
+    return _markdown(["benchmark", "value", "unit", "against", "ratio"], rows)
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}" if isinstance(value, int | float) else value
+
+
+TABLES = {"products": products, "flags": flags, "profiles": profiles, "benchmarks": benchmarks}
