@@ -248,7 +248,7 @@ def root_attributes(location: Location) -> dict[str, Any]:
     if body is None:
         what = "something that is no product" if location.exists() else "nothing"
         raise ConfigError(f"there is {what} at {location}: check the URL")
-    attributes: dict[str, Any] = _decode(body, f"{location}/{METADATA}").get("attributes") or {}
+    attributes: dict[str, Any] = decode_document(body, f"{location}/{METADATA}").get("attributes") or {}
     header = attributes.get("astrid")
     if not isinstance(header, dict) or "product" not in header:
         raise ConfigError(f"{location} is a Zarr store but no astrid product: check the URL")
@@ -277,10 +277,11 @@ def _document(location: Location, name: str) -> dict[str, Any]:
     body = location.objects().get(name)
     if body is None:
         raise StorageError(f"{location}/{name} is missing: the product is damaged or was never made")
-    return _decode(body, f"{location}/{name}")
+    return decode_document(body, f"{location}/{name}")
 
 
-def _decode(body: bytes, where: str) -> dict[str, Any]:
+def decode_document(body: bytes, where: str) -> dict[str, Any]:
+    """A ``zarr.json``, or a `StorageError` saying which is damaged."""
     try:
         found = json.loads(body)
     except ValueError as error:
