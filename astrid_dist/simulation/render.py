@@ -199,8 +199,9 @@ def _window(centre: float, reach: float, size: int) -> NDArray[np.int64]:
     return np.arange(max(0, int(centre - reach)), min(size, int(centre + reach) + 2))
 
 
-def gaussian_value(dx: Array, dy: Array, covariance: Array) -> Array:
+def gaussian_value(dx: ArrayLike, dy: ArrayLike, covariance: Array) -> Array:
     """Unit-flux Gaussian at an offset in pixels, 1/pixel²."""
+    dx, dy = np.asarray(dx, dtype=np.float64), np.asarray(dy, dtype=np.float64)
     inverse = np.linalg.inv(covariance)
     chi2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
     return np.asarray(np.exp(-0.5 * chi2) / (2 * np.pi * np.sqrt(np.linalg.det(covariance))))

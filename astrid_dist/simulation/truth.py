@@ -33,9 +33,8 @@ def truth_rows(survey: MockSurvey, scene: Scene, field: int, band: str, epoch: i
     state = conditions(survey, field, band, epoch)
     found = sources_at(survey, scene, field, epoch)
     places = np.array([source.position(state.mjd) for source in found]).reshape(-1, 2)
-    on_grid = ((places > -0.5) & (places < survey.size_px - 0.5)).all(axis=1)
-    found = [source for source, there in zip(found, on_grid, strict=True) if there]
-    places = places[on_grid]
+    on_grid = np.flatnonzero(((places > -0.5) & (places < survey.size_px - 0.5)).all(axis=1))
+    found, places = [found[k] for k in on_grid], places[on_grid]
     magnitude = np.array([source.magnitude(band, state.mjd) for source in found], dtype=np.float64)
     flux = np.asarray(10 ** (-0.4 * (magnitude - state.zeropoint)))
     flux[flux < 1e-3] = 0.0

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.errors import StorageError
 from astrid_dist.simulation.mock import Exposure, Scene, build_scene, make_exposure
 from astrid_dist.simulation.survey import DEMO, MockSurvey
 from astrid_dist.simulation.truth import truth_rows
 from astrid_dist.store.locations import Location
+from astrid_dist.store.tables import write_table
+from astrid_dist.store.templates import create_product
 
 
 class Settings(BaseModel):
@@ -23,10 +24,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    output: str = Field(description="URL of the folder for the FITS files")
-    truth: str | None = Field(
-        default=None, description="URL of the truth product; OUTPUT/truth.zarr if left out"
-    )
+    output: str = Field(description="URL of the truth product: what was put into the sky")
+    files: str = Field(description="URL of the folder for the FITS files, one per exposure")
     seed: int = Field(default=DEMO.seed, ge=0, description="root of every random draw")
     fields: int = Field(default=DEMO.fields, ge=1, description="fields on the sky")
     bands: tuple[str, ...] = Field(default=DEMO.bands, min_length=1, description="bands, of g, r, i, z")
@@ -64,11 +63,7 @@ class Settings(BaseModel):
 
     def survey(self) -> MockSurvey:
         """The survey these settings describe."""
-        return MockSurvey(**self.model_dump(exclude={"output", "truth"}))
-
-    def truth_location(self) -> Location:
-        """Where the truth product goes."""
-        return Location.parse(self.truth) if self.truth else Location.parse(self.output) / "truth.zarr"
+        return MockSurvey(**self.model_dump(exclude={"output", "files"}))
 
 
 def plan(settings: Settings) -> Plan:
@@ -88,7 +83,8 @@ def plan(settings: Settings) -> Plan:
 
 
 def prepare(plan: Plan) -> None:
-    """Nothing to create: every file is written whole."""
+    """Create the truth product's root; every FITS file is written whole by its task."""
+    create_product(Location.parse(plan.job.output), "truth", job=plan.job.id, digest=plan.job.digest)
 
 
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
@@ -100,7 +96,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     exposure = make_exposure(survey, _scene(survey, field), field, band, key.epoch)
     computed = perf_counter()
     name = file_name(key)
-    Location.parse(options.output).objects().put(name, fits_bytes(exposure))
+    Location.parse(options.files).objects().put(name, fits_bytes(exposure))
     digest = _sha256(exposure)
     return TaskOutcome(
         shards={name: {"region": [[0, n] for n in exposure.counts.shape], "sha256": digest}},
@@ -111,14 +107,10 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 
 def finalise(plan: Plan) -> None:
     """Write the truth about every exposure."""
-    from astrid_dist.store.tables import write_table
-
     settings = Settings.model_validate(plan.job.settings)
-    location = settings.truth_location()
-    if (location / "zarr.json").exists():
-        raise StorageError(f"{location} exists already: remove it, or choose another `truth`")
-    attributes = {"job": plan.job.id, "digest": plan.job.digest, "inputs": {}}
-    write_table(location, "truth", truth_table(settings.survey()), attributes)
+    write_table(
+        Location.parse(settings.output), "truth", truth_table(settings.survey()), {"files": settings.files}
+    )
 
 
 def truth_table(survey: MockSurvey) -> dict[str, Any]:

@@ -23,7 +23,7 @@ SMALL = {
 
 @pytest.fixture
 def settings(tmp_path):
-    return mock.Settings(output=str(tmp_path / "mock"), **SMALL)
+    return mock.Settings(output=str(tmp_path / "truth.zarr"), files=str(tmp_path / "mock"), **SMALL)
 
 
 def test_the_plan_has_one_key_per_exposure_and_resolves_to_itself(settings):
@@ -52,7 +52,7 @@ def test_a_task_writes_the_exposure_losslessly_with_its_header(settings, tmp_pat
 
 
 def test_files_are_small_and_readable_from_any_store(settings):
-    remote = settings.model_copy(update={"output": "memory://mock-stage"})
+    remote = settings.model_copy(update={"files": "memory://mock-stage"})
     mock.task(remote.model_dump(), ShardKey("f0000/r", 0))
     data = Location.parse("memory://mock-stage").objects().get("f0000_r_e0000.fits.fz")
     assert len(data) < 2 * 256 * 256
