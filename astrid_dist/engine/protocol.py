@@ -47,7 +47,7 @@ class Engine(Protocol):
     def prepare(self) -> Crew:
         """Wait for workers; ClusterError if none come."""
 
-    def submit(self, name: str, call: Callable[..., None], *arguments: str) -> None:
+    def submit(self, stage: str, name: str, call: Callable[..., None], *arguments: str) -> None:
         """Take a call. Names are unique among the calls it holds; the same name may come again later."""
 
     def next(self, timeout_s: float) -> Ended | None:

@@ -20,7 +20,7 @@ class SerialEngine:
         """Nobody to wait for."""
         return Crew(workers=1, threads=1, memory_per_task_bytes=None)
 
-    def submit(self, name: str, call: Callable[..., None], *arguments: str) -> None:
+    def submit(self, stage: str, name: str, call: Callable[..., None], *arguments: str) -> None:
         """Take a call."""
         self._calls.append((name, call, arguments))
 
