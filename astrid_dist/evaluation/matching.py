@@ -1,6 +1,7 @@
 """Detections matched one to one with the truth, and fractions with their binomial intervals."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,6 +106,6 @@ def completeness(values: ArrayLike, found: ArrayLike, edges: ArrayLike) -> list[
     v, hit, e = np.asarray(values, float), np.asarray(found, bool), np.asarray(edges, float)
     return [
         CompletenessBin(float(low), float(high), int(inside.sum()), int((inside & hit).sum()))
-        for low, high in zip(e[:-1], e[1:], strict=True)
+        for low, high in pairwise(e)
         for inside in [(v >= low) & (v < high)]
     ]
