@@ -23,10 +23,10 @@ _GROW_PX = 3
 def measure_background(image: NDArray[Any], mask: NDArray[Any], box: int = 64) -> tuple[Float32, Float32]:
     """Sky level and its noise in boxes of the frame, sources masked.
 
-    The mode is SExtractor's 2.5 median - 1.5 mean of the clipped pixels (Bertin & Arnouts 1996, section 4.1), or the
-    median where the box is too skewed for it. Sources found on the first mesh are masked and the mesh is
-    measured again, twice; then it is filtered with a 3x3 median. A box with too few pixels takes the value
-    of its neighbours. A box cut by the frame's edge or by a mask stands for its nominal centre.
+    The mode is SExtractor's 2.5 median - 1.5 mean of the clipped pixels (Bertin & Arnouts 1996, section 4.1),
+    or the median where the box is too skewed for it; a 3x3 median filters the mesh. Sources found on the
+    first mesh are masked and the mesh is measured again, twice. A box with too few pixels takes the value of
+    its neighbours. A box cut by the frame's edge or by a mask stands for its nominal centre.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def measure_background(image: NDArray[Any], mask: NDArray[Any], box: int = 64) -
     for _ in range(2):
         sources = _find_sources(pixels, mesh, rms, box)
         again = _measure_mesh(np.where(sources, np.nan, pixels).astype(np.float32), box)
-        if again[2] < 0.5 <= filled or again[2] < 0.5:
+        if again[2] < 0.5 or filled >= 0.5:
             mesh, rms, _ = again
         # else: so crowded that masking leaves no sky in most boxes; the clipped mode is the better guess
     return mesh.astype(np.float32), rms.astype(np.float32)
@@ -87,7 +87,7 @@ def evaluate(mesh: NDArray[Any], box: int, y0: int, x0: int, height: int, width:
     coefficients = ndimage.spline_filter(_extend(values, 3), order=3, mode="mirror")
     rows, row_weights = _taps(y0, height, box, values.shape[0])
     columns, column_weights = _taps(x0, width, box, values.shape[1])
-    # Sums over four taps in a fixed order: a matrix product may round differently for windows of other shapes.
+    # Four taps in a fixed order: a matrix product may round differently for windows of other shapes.
     partial = np.zeros((height, coefficients.shape[1]))
     for k in range(4):
         partial += coefficients[rows + k] * row_weights[k][:, None]
@@ -214,7 +214,7 @@ def _median_filter(values: Float64) -> Float64:
 
 
 def _centre_correction(used: NDArray[np.bool_], mode: Float64, box: int) -> Float64:
-    """What to add to each box so that it stands for its nominal centre and not for that of the pixels it has."""
+    """What brings each box from the centre of the pixels it has to its nominal centre."""
     rows, columns = mode.shape
     cells = used.reshape(rows, box, columns, box)
     n = np.maximum(cells.sum(axis=(1, 3)), 1)

@@ -1,4 +1,4 @@
-"""The point-spread function of an epoch: measured from stars, evaluated anywhere, shifted by part of a pixel."""
+"""The point-spread function of an epoch: measured from stars, evaluated and shifted."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _TAPER_FWHM = (
     4.0,
 )  # the same multiples at every seeing: then "total flux" means the same in every epoch
 _SMOOTH_FWHM = 1.5  # beyond this radius the wings are the mean of a ring: pixels there are noise
-_MODEL_ERROR = 0.02  # of the PSF's value: keeps one bright star from being the PSF
+_MODEL_ERROR = 0.03  # of the PSF's value: what a constant PSF may be wrong by
 _SPLINE = BSpline.basis_element(np.arange(-3.0, 4.0), extrapolate=False)  # quintic
 
 
 @dataclass(frozen=True)
 class Psf:
-    """PSF of one epoch as Legendre terms of stamps; `fallback` where stars were too few and it is a Moffat."""
+    """PSF of one epoch as Legendre terms of stamps; `fallback` if stars were too few and it is a Moffat."""
 
     terms: Float32
     order: int
@@ -123,8 +123,12 @@ def shift(stamps: NDArray[Any], dx: ArrayLike, dy: ArrayLike) -> Float64:
     content = np.pad(content, ((0, 0), (3, 3), (3, 3)), mode="reflect")
     height, width = content.shape[1] - 6, content.shape[2] - 6
     weights_y, weights_x = _shift_weights(along_y), _shift_weights(along_x)
-    rows = sum(weights_y[:, k, None, None] * content[:, k : k + height, :] for k in range(7))
-    moved: Float64 = sum(weights_x[:, k, None, None] * rows[:, :, k : k + width] for k in range(7))  # type: ignore
+    n = max(len(content), len(along_x))
+    rows, moved = np.zeros((n, height, width + 6)), np.zeros((n, height, width))
+    for k in range(7):
+        rows += weights_y[:, k, None, None] * content[:, k : k + height, :]
+    for k in range(7):
+        moved += weights_x[:, k, None, None] * rows[:, :, k : k + width]
     return moved
 
 
@@ -243,7 +247,10 @@ def measure_psf(
             return Psf(fallback[None], 0, int(keep.sum()), fwhm_px, float("nan"), True)
         scale = fluxes[keep, None, None]
         left = (stamps[keep] - floors[keep, None, None]) / scale - models[keep]
-        variances = 1 / np.maximum(weights[keep] * scale**2, 1e-30) + (_MODEL_ERROR * models[keep]) ** 2
+        # No star may outweigh the typical one by much: the brightest few would be the PSF, wherever they are.
+        snr = np.sqrt((weights * models**2).sum(axis=(1, 2)))[keep] * fluxes[keep]
+        cap = np.maximum(snr / (1.5 * np.median(snr)), 1.0)[:, None, None]
+        variances = cap**2 / np.maximum(weights[keep] * scale**2, 1e-30) + (_MODEL_ERROR * models[keep]) ** 2
         bad = weights[keep] == 0
         left = shift(np.where(bad, 0.0, left), -dx[keep], -dy[keep])
         bad = ndimage.maximum_filter(bad, size=(1, 3, 3))

@@ -182,7 +182,7 @@ def _nodes(size: int) -> Float64:
 
 
 def _frame_pixels(wcs: WCS, grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """Frame pixels (x, y) of the lattice of grid pixels; all NaN where the frame is on another part of the sky."""
+    """Frame pixels (x, y) of a lattice of grid pixels; all NaN where the frame is elsewhere."""
     grid_x, grid_y = np.meshgrid(x, y)
     try:
         frame_x, frame_y = pixel_to_pixel(grid.wcs, wcs, grid_x, grid_y)
@@ -245,9 +245,7 @@ def _resample_mask(
     first, inner, outer = [], bits, bits
     for axis, position in ((0, y), (1, x)):
         pixel = np.floor(position)
-        if (
-            np.abs(position - np.rint(position)).max() < _SAME_PX
-        ):  # whole pixels along this axis: one contributes
+        if np.abs(position - np.rint(position)).max() < _SAME_PX:  # whole pixels: one contributes
             pixel = np.rint(position)
         else:
             inner = inner | np.roll(inner, -1, axis)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntFlag
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ APERTURE_FWHM = 1.0  # radius of the aperture that is measured
 TOTAL_FWHM = 3.0  # radius of the aperture that fluxes are corrected to
 _SHAPE_FWHM = 0.5  # radius of the inner aperture of the concentration
 _MAX_SHAPE_STARS = 60
+_MIN_LOCUS_STARS = 30
 
 
 class StarFlag(IntFlag):
@@ -113,14 +115,14 @@ def measure_stars(
     keep = _one_each(x, y, objects["flux"], 0.5 * fwhm_px)
     x, y, moved, objects = x[keep], y[keep], moved[keep], objects[keep]
 
-    radii = (_SHAPE_FWHM * fwhm_px, APERTURE_FWHM * fwhm_px, TOTAL_FWHM * fwhm_px)
-    (inner, inner_err, _), (core, core_err, core_flag), (total, total_err, total_flag) = (
-        sep.sum_circle(data, x, y, r, var=noise, mask=bad, subpix=0) for r in radii
+    (inner, inner_err, _), (core, core_err, core_flag) = (
+        sep.sum_circle(data, x, y, radius * fwhm_px, var=noise, mask=bad, subpix=0)
+        for radius in (_SHAPE_FWHM, APERTURE_FWHM)
     )
     measured = np.isfinite(core) & (core > 0) & (core_err > 0)
     x, y, moved, objects = x[measured], y[measured], moved[measured], objects[measured]
-    inner, inner_err, core, core_err, core_flag, total, total_err, total_flag = (
-        a[measured] for a in (inner, inner_err, core, core_err, core_flag, total, total_err, total_flag)
+    inner, inner_err, core, core_err, core_flag = (
+        a[measured] for a in (inner, inner_err, core, core_err, core_flag)
     )
     if len(x) == 0:
         return _list([], [], [], [], [], fwhm_px)
@@ -131,10 +133,10 @@ def measure_stars(
     flags[(core_flag & sep.APER_HASMASKED) != 0] |= StarFlag.MASKED.value
     flags[_saturated(image_minus_background, mask, x, y, fwhm_px, saturation)] |= StarFlag.SATURATED.value
     flags[_blended(x, y, core, fwhm_px)] |= StarFlag.BLENDED.value
-    _flag_shapes(flags, inner / core, core, inner_err, core_err, fwhm_px)
+    shape_err = np.hypot(inner_err / core, inner * core_err / core**2)
+    _flag_shapes(flags, x, y, inner / core, shape_err, core / core_err)
     _flag_elongated(flags, objects)
-    clean = (flags == 0) & (total_flag == 0)
-    correction = _growth(x, y, core, core_err, total, total_err, clean, fwhm_px)
+    correction = _growth(data, bad, x, y, core, core / core_err, flags == 0, fwhm_px)
     return _list(x, y, core * correction, core_err * correction, flags, fwhm_px, limit)
 
 
@@ -206,16 +208,11 @@ def _profile_width(
         return float("nan")
     width_from_size = 1.75 * locus
     reach = int(np.ceil(1.6 * width_from_size))
-    offsets = np.arange(-reach, reach + 1)
-    rows = np.rint(y[compact]).astype(int)[:, None, None] + offsets[None, :, None]
-    columns = np.rint(x[compact]).astype(int)[:, None, None] + offsets[None, None, :]
-    inside = (rows >= 0) & (rows < data.shape[0]) & (columns >= 0) & (columns < data.shape[1])
-    rows, columns = np.clip(rows, 0, data.shape[0] - 1), np.clip(columns, 0, data.shape[1] - 1)
-    radius = np.hypot(rows - y[compact, None, None], columns - x[compact, None, None])
+    radius, value = _pixels_around(data, bad, x[compact], y[compact], reach)
     aperture, _, _ = sep.sum_circle(data, x[compact], y[compact], width_from_size, mask=bad, subpix=0)
-    use = inside & ~bad[rows, columns] & (radius < 1.5 * width_from_size) & (aperture[:, None, None] > 0)
-    value = data[rows, columns] / np.maximum(aperture, 1e-12)[:, None, None]
-    return fit_moffat_width(radius[use].astype(float), value[use].astype(float), width_from_size)
+    use = np.isfinite(value) & (radius < 1.5 * width_from_size) & (aperture[:, None] > 0)
+    value = value / np.maximum(aperture, 1e-12)[:, None]
+    return fit_moffat_width(radius[use], value[use], width_from_size)
 
 
 def _prepare(
@@ -239,7 +236,6 @@ def _extract(
     """sep's objects; its buffers, which overflow in crowded fields, grow until they hold."""
     half = max(int(np.ceil(fwhm_px)), 1)
     kernel = moffat(fwhm_px, 2 * half + 1)
-    # sep's matched filter needs the noise of the filtered image: with white noise that is sqrt(sum k^2).
     area = int(np.clip(0.5 * fwhm_px**2, 3, 12))
     for _ in range(8):
         try:
@@ -319,25 +315,41 @@ def _blended(x: Float64, y: Float64, flux: Float64, fwhm_px: float) -> NDArray[n
 
 def _flag_shapes(
     flags: NDArray[np.uint16],
+    x: Float64,
+    y: Float64,
     concentration: Float64,
-    core: Float64,
-    inner_err: Float64,
-    core_err: Float64,
-    fwhm_px: float,
+    error: Float64,
+    core_snr: Float64,
 ) -> None:
-    """EXTENDED below, SHARP above the stellar locus of concentration."""
-    expected = _moffat_fraction(_SHAPE_FWHM * fwhm_px, fwhm_px) / _moffat_fraction(
-        APERTURE_FWHM * fwhm_px, fwhm_px
-    )
-    error = np.hypot(inner_err / core, concentration * core_err / core)
-    near = (flags == 0) & (core > 30 * core_err) & (np.abs(concentration / expected - 1) < 0.2)
-    locus = expected
+    """EXTENDED below, SHARP above the stellar locus of concentration, which may vary over the field."""
+    expected = _moffat_fraction(_SHAPE_FWHM) / _moffat_fraction(APERTURE_FWHM)
+    near = (flags == 0) & (core_snr > 30) & (np.abs(concentration / expected - 1) < 0.25)
+    locus = np.full(len(x), expected)
     if near.sum() >= 5:
-        brightest = np.flatnonzero(near)[np.argsort(-core[near], kind="stable")[:200]]
-        locus = _densest(concentration[brightest])
+        brightest = np.flatnonzero(near)[np.argsort(-core_snr[near], kind="stable")[:300]]
+        locus[:] = _densest(concentration[brightest])
+        if len(brightest) >= _MIN_LOCUS_STARS:
+            locus = _locus(x, y, concentration, brightest, float(locus[0]))
     tolerance = np.hypot(0.08 * locus, 3 * error)
     flags[concentration < locus - tolerance] |= StarFlag.EXTENDED.value
     flags[concentration > locus + tolerance] |= StarFlag.SHARP.value
+
+
+def _locus(x: Float64, y: Float64, values: Float64, use: NDArray[np.intp], start: float) -> Float64:
+    """Quadratic in x, y through the bulk of the values, clipped; the start where the bulk is lost."""
+    u, v = ((p - p[use].mean()) / max(float(np.ptp(p[use])), 1.0) for p in (x, y))
+    terms = np.column_stack([np.ones_like(u), u, v, u * u, u * v, v * v])
+    model = np.full(len(x), start)
+    keep = use
+    for _ in range(5):
+        left = values[use] - model[use]
+        spread = max(1.4826 * float(np.median(np.abs(values[keep] - model[keep]))), 0.01 * start)
+        keep = use[np.abs(left) < 3 * spread]
+        if len(keep) < _MIN_LOCUS_STARS // 2:
+            return np.full(len(x), start)
+        fit, *_ = np.linalg.lstsq(terms[keep], values[keep], rcond=None)
+        model = terms @ fit
+    return np.clip(model, 0.8 * start, 1.25 * start)
 
 
 def _flag_elongated(flags: NDArray[np.uint16], objects: NDArray[Any]) -> None:
@@ -359,31 +371,55 @@ def _densest(values: NDArray[Any]) -> float:
 
 
 def _growth(
+    data: NDArray[np.float32],
+    bad: NDArray[np.bool_],
     x: Float64,
     y: Float64,
     core: Float64,
-    core_err: Float64,
-    total: Float64,
-    total_err: Float64,
+    snr: Float64,
     clean: NDArray[np.bool_],
     fwhm_px: float,
 ) -> float:
-    """Total over core flux: weighted median over bright stars that no neighbour reaches."""
+    """Total over core flux, from the median profile of bright stars in rings, above the median around each.
+
+    Medians over stars and pixels leave out neighbours too faint to be in the list, whose light an aperture
+    would add.
+    """
     share = _neighbour_share(x, y, core, (TOTAL_FWHM + 1) * fwhm_px)
-    ratio, error = total / core, np.hypot(total_err, core_err) / core
-    use = np.flatnonzero(clean & (core > 50 * core_err) & (share < 0.01) & (error < 0.1) & (ratio > 1))
+    use = np.flatnonzero(clean & (snr > 50) & (share < 0.02))
     if len(use) < 5:
-        whole = _moffat_fraction(TOTAL_FWHM * fwhm_px, fwhm_px)
-        return whole / _moffat_fraction(APERTURE_FWHM * fwhm_px, fwhm_px)
-    order = use[np.argsort(ratio[use], kind="stable")]
-    weight = np.cumsum(1 / (error[order] ** 2 + 0.01**2))
-    return float(ratio[order][np.searchsorted(weight, 0.5 * weight[-1])])
+        return _moffat_fraction(TOTAL_FWHM) / _moffat_fraction(APERTURE_FWHM)
+    use = use[np.argsort(-snr[use], kind="stable")[:100]]
+    radius, value = _pixels_around(data, bad, x[use], y[use], int(np.ceil((TOTAL_FWHM + 1) * fwhm_px)))
+    around = (radius > TOTAL_FWHM * fwhm_px) & np.isfinite(value)
+    floors = np.array([np.median(v[a]) if a.sum() > 20 else 0.0 for v, a in zip(value, around, strict=True)])
+    profile = (value - floors[:, None]) / core[use, None]
+    level = 1 - float(np.median(np.pi * (APERTURE_FWHM * fwhm_px) ** 2 * floors / core[use]))
+    edges = np.linspace(APERTURE_FWHM, TOTAL_FWHM, 17) * fwhm_px
+    growth = level
+    for inner, outer in pairwise(edges):
+        ring = profile[(radius >= inner) & (radius < outer) & np.isfinite(profile)]
+        if len(ring):
+            growth += float(np.median(ring)) * np.pi * (outer**2 - inner**2)
+    return growth
 
 
-def _moffat_fraction(radius_px: float, fwhm_px: float, beta: float = 3.5) -> float:
-    """Part of a Moffat's light within a radius."""
-    core = fwhm_px / (2 * np.sqrt(2 ** (1 / beta) - 1))
-    return float(1 - (1 + (radius_px / core) ** 2) ** (1 - beta))
+def _pixels_around(
+    data: NDArray[np.float32], bad: NDArray[np.bool_], x: Float64, y: Float64, reach: int
+) -> tuple[Float64, Float64]:
+    """Distance and value (NaN where unusable) of the pixels in a box around each place, (n, pixels)."""
+    v, u = (o.ravel() for o in np.mgrid[-reach : reach + 1, -reach : reach + 1])
+    rows, columns = np.rint(y).astype(int)[:, None] + v, np.rint(x).astype(int)[:, None] + u
+    inside = (rows >= 0) & (rows < data.shape[0]) & (columns >= 0) & (columns < data.shape[1])
+    rows, columns = np.clip(rows, 0, data.shape[0] - 1), np.clip(columns, 0, data.shape[1] - 1)
+    radius = np.hypot(rows - y[:, None], columns - x[:, None])
+    return radius, np.where(inside & ~bad[rows, columns], data[rows, columns], np.nan).astype(np.float64)
+
+
+def _moffat_fraction(radius_fwhm: float, beta: float = 3.5) -> float:
+    """Part of a Moffat's light within a radius in units of its FWHM."""
+    core = 1 / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    return float(1 - (1 + (radius_fwhm / core) ** 2) ** (1 - beta))
 
 
 def _list(
