@@ -16,11 +16,11 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from astrid_dist.errors import ConfigError, IncompleteProductError, StorageError
+from astrid_dist.errors import ConfigError, IncompleteProductError
 from astrid_dist.store import layouts
 from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location
-from astrid_dist.store.shards import StoredArray
+from astrid_dist.store.shards import StoredArray, stored_arrays
 from astrid_dist.store.templates import METADATA, decode_document, root_attributes
 
 Url = str | os.PathLike[str] | Location
@@ -157,7 +157,7 @@ def open_candidates(url: Url | Iterable[Url], allow_partial: bool = False) -> xr
 
     Raises
     ------
-    ConfigError, IncompleteProductError, StorageError
+    ConfigError, IncompleteProductError
         As `open_product`.
     """
     urls: list[Url] = [url] if isinstance(url, str | os.PathLike | Location) else list(url)
@@ -216,7 +216,7 @@ def _checked_attributes(location: Location, product: str, allow_partial: bool) -
 
 def _open_group(location: Location, product: str, group: str, attributes: Mapping[str, Any]) -> xr.Dataset:
     """A Dataset of one group, whose attributes (and so the count) were read before its arrays."""
-    stored = _stored_arrays(location, group, layouts.variables(product).values(), attributes.get("epochs"))
+    stored = stored_arrays(location, group, layouts.variables(product).values(), attributes.get("epochs"))
     with ThreadPoolExecutor(_THREADS) as pool:
         scalars = {one.name: pool.submit(array.read) for one, array in stored if one.is_scalar}
     coords: dict[str, Any] = {
@@ -237,35 +237,10 @@ def _open_group(location: Location, product: str, group: str, attributes: Mappin
 def _open_table(location: Location, product: str, allow_partial: bool) -> xr.Dataset:
     attributes = _checked_attributes(location, product, allow_partial)
     columns = [layouts.variable(product, name) for name in attributes.get("columns", ())]
-    stored = _stored_arrays(location, "", columns, None)
+    stored = stored_arrays(location, "", columns, None)
     data = {one.name: _xarray_variable(one, _times(one, _dask_array(array))) for one, array in stored}
     kept = {name: value for name, value in attributes.items() if name not in ("columns", "sha256")}
     return xr.Dataset(data, attrs={"url": str(location), "product": product, **kept})
-
-
-def _stored_arrays(
-    location: Location, group: str, variables: Iterable[Variable], epochs: int | None
-) -> list[tuple[Variable, StoredArray]]:
-    """The arrays of some variables, sliced to the committed epochs."""
-    objects = location.objects()
-    wanted = list(variables)
-    paths = [f"{group}/{one.name}".lstrip("/") for one in wanted]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        bodies = list(pool.map(objects.get, [f"{path}/{METADATA}" for path in paths]))
-    found = []
-    for one, path, body in zip(wanted, paths, bodies, strict=True):
-        if body is None:
-            raise StorageError(f"{location}/{path} is missing: `astrid verify` says what else is")
-        metadata = decode_document(body, f"{location}/{path}")
-        shape = tuple(metadata["shape"])
-        if "epoch" in one.dims:
-            if epochs is None or shape[0] < epochs:
-                raise StorageError(
-                    f"{location}/{path} has {shape[0]} epochs, {epochs} are committed: damaged"
-                )
-            shape = (epochs, *shape[1:])
-        found.append((one, StoredArray(location, path, metadata, shape)))
-    return found
 
 
 def _dask_array(stored: StoredArray) -> da.Array:

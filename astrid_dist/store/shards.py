@@ -1,5 +1,7 @@
-"""One stored array as Dask sees it: a place, a shape and a type, opened where it is read."""
+"""Stored arrays as Dask sees them: a place, a shape and a type, opened where they are read."""
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +13,12 @@ from zarr.core.array import AsyncArray
 from zarr.storage import StorePath
 
 from astrid_dist.errors import StorageError
+from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location, storage_errors
+from astrid_dist.store.templates import METADATA, decode_document
+
+#: Small requests in flight at once.
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,47 @@ class StoredArray:
     def _array(self) -> "zarr.Array[Any]":
         store = StorePath(self.location.zarr_store(read_only=True), self.path)
         return zarr.Array(AsyncArray.from_dict(store, self.metadata))
+
+
+def stored_arrays(
+    location: Location, group: str, variables: Iterable[Variable], epochs: int | None = None
+) -> list[tuple[Variable, StoredArray]]:
+    """The arrays of some variables of a group.
+
+    Parameters
+    ----------
+    location : Location
+        Root of the product.
+    group : str
+        Group, or empty for a table at the root.
+    variables : iterable of Variable
+        What to open.
+    epochs : int, optional
+        Committed epochs, read before this is called; epoch arrays are cut to it.
+
+    Raises
+    ------
+    StorageError
+        If an array is missing, damaged, or shorter than what is committed.
+    """
+    wanted = list(variables)
+    paths = [f"{group}/{one.name}".lstrip("/") for one in wanted]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        bodies = list(pool.map(location.objects().get, [f"{path}/{METADATA}" for path in paths]))
+    found = []
+    for one, path, body in zip(wanted, paths, bodies, strict=True):
+        if body is None:
+            raise StorageError(f"{location}/{path} is missing: `astrid verify {location}` says what else is")
+        metadata = decode_document(body, f"{location}/{path}/{METADATA}")
+        shape = tuple(metadata["shape"])
+        if epochs is not None and "epoch" in one.dims:
+            if shape[0] < epochs:
+                raise StorageError(
+                    f"{location}/{path} has {shape[0]} epochs although {epochs} are committed: it is damaged"
+                )
+            shape = (epochs, *shape[1:])
+        found.append((one, StoredArray(location, path, metadata, shape)))
+    return found
 
 
 def _spell(key: Any) -> str:

@@ -178,10 +178,10 @@ def grow(location: Location, product: str, group: str, epochs: int) -> None:
 
     def lengthen(variable: Variable) -> None:
         name = f"{group}/{variable.name}/{METADATA}"
-        document = _document(location, name)
+        document = read_document(location, name)
         if document["shape"][0] < epochs:
             document["shape"][0] = epochs
-            objects.put(name, _encode(document))
+            objects.put(name, encode_document(document))
 
     _each(lengthen, (one for one in layouts.variables(product).values() if "epoch" in one.dims))
 
@@ -195,29 +195,29 @@ def commit_epochs(location: Location, group: str, count: int) -> None:
         If the count would shrink, or exceeds the arrays: epochs are never taken back.
     """
     name = f"{group}/{METADATA}"
-    document = _document(location, name)
+    document = read_document(location, name)
     there = int(document["attributes"].get("epochs", 0))
     if count == there:
         return
-    length = int(_document(location, f"{group}/valid/{METADATA}")["shape"][0])
+    length = int(read_document(location, f"{group}/valid/{METADATA}")["shape"][0])
     if not there <= count <= length:
         raise StorageError(
             f"{location}/{group} has {there} committed epochs in arrays of {length}: cannot commit {count}"
         )
     document["attributes"]["epochs"] = count
-    location.objects().put(name, _encode(document))
+    location.objects().put(name, encode_document(document))
 
 
 def set_state(location: Location, state: str, **more: Any) -> None:
     """Set the state of a product, building or complete, and more entries of its ``astrid`` attribute."""
     if state not in STATES:
         raise ConfigError(f"a product is {' or '.join(STATES)}, not {state!r}")
-    document = _document(location, METADATA)
+    document = read_document(location, METADATA)
     header = document["attributes"]["astrid"]
     changed = {**header, "state": state, **more}
     if changed != header:
         document["attributes"]["astrid"] = changed
-        location.objects().put(METADATA, _encode(document))
+        location.objects().put(METADATA, encode_document(document))
 
 
 def shard_grid(sizes: Sizes, product: str) -> tuple[int, int]:
@@ -263,7 +263,7 @@ def root_attributes(location: Location) -> dict[str, Any]:
 def _check_sizes(location: Location, group: str, variables: Iterable[Variable], sizes: Sizes) -> None:
     """Refuse a group that is there with other sizes; the epochs may have grown."""
     for one in variables:
-        there = _document(location, f"{group}/{one.name}/{METADATA}")["shape"]
+        there = read_document(location, f"{group}/{one.name}/{METADATA}")["shape"]
         wanted = list(one.shape(sizes))
         skip = 1 if "epoch" in one.dims else 0
         if there[skip:] != wanted[skip:]:
@@ -273,7 +273,8 @@ def _check_sizes(location: Location, group: str, variables: Iterable[Variable], 
             )
 
 
-def _document(location: Location, name: str) -> dict[str, Any]:
+def read_document(location: Location, name: str) -> dict[str, Any]:
+    """A ``zarr.json`` that must be there."""
     body = location.objects().get(name)
     if body is None:
         raise StorageError(f"{location}/{name} is missing: the product is damaged or was never made")
@@ -291,7 +292,7 @@ def decode_document(body: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def _encode(document: Mapping[str, Any]) -> bytes:
+def encode_document(document: Mapping[str, Any]) -> bytes:
     """Zarr metadata as JSON; NaN attributes are refused, as JSON has none."""
     try:
         return json.dumps(document, allow_nan=False, indent=1).encode()
@@ -300,7 +301,7 @@ def _encode(document: Mapping[str, Any]) -> bytes:
 
 
 def _group_document(attributes: Mapping[str, Any]) -> bytes:
-    return _encode({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)})
+    return encode_document({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)})
 
 
 def _each(action: Callable[[Any], object], items: Iterable[Any]) -> None:
