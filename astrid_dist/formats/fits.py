@@ -199,6 +199,13 @@ def epoch_id(pixels: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def is_transient(error: InputError) -> bool:
+    """Whether a file could not be read for a reason that may pass: a remote server's, not the file's."""
+    cause = error.__cause__
+    remote = cause is not None and "://" in str(error)
+    return remote and (isinstance(cause, (ConnectionError, TimeoutError)) or not isinstance(cause, _BROKEN))
+
+
 def wcs_header(header: Mapping[str, Any]) -> str:
     """The header's celestial WCS as a FITS header string, empty where it has none."""
     wcs = _wcs(header)

@@ -2,7 +2,7 @@
 
 A profile says what the header does not (pixel scale, worst seeing, nominal depth), which keywords hold what
 the header does say, and where weight and quality planes lie. `load_profile("decam")` reads one that ships
-with the package; a path reads the user's own, which overrides what it `extends` (``generic`` unless it says so).
+with the package; a path reads the user's own, overriding what it `extends` (else ``generic``).
 """
 
 import difflib
@@ -132,7 +132,7 @@ class Planes(_Model):
 class Seeing(_Model):
     typical: float = Field(gt=0)
     worst: float = Field(
-        gt=0, description="sets the PSF box when a cube is made; poorer epochs are quarantined"
+        gt=0, description="sets the PSF box when a cube is made; what does not fit is quarantined"
     )
 
 

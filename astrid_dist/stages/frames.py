@@ -1,0 +1,226 @@
+"""Which frames an ingest takes, and where each goes: files, duplicates, fields, grids."""
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import fsspec
+import numpy as np
+
+from astrid_dist.errors import ConfigError, InputError
+from astrid_dist.formats.fits import SUFFIXES, FrameProbe, probe, read_wcs
+from astrid_dist.imaging.resampling import Grid, overlap
+from astrid_dist.store.locations import Location
+from astrid_dist.store.opening import list_groups
+from astrid_dist.store.reading import ProductReader
+from astrid_dist.surveys.profile import Profile
+
+#: Part of the grid, or of the frame, that must lie on the other.
+LEAST_OVERLAP = 0.1
+#: Files, or groups of a survey, that are looked into at once.
+_THREADS = 8
+
+
+@dataclass
+class Stored:
+    """What a survey holds already: the grid of each field, epochs of each group, all epoch ids."""
+
+    grids: dict[str, Grid] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+def read_stored(location: Location) -> Stored:
+    """Fields, counts and epoch ids of a survey; empty where there is none yet."""
+    stored = Stored()
+    if not location.objects().exists("zarr.json"):
+        return stored
+
+    def look(group: str) -> tuple[str, Grid, list[str]]:
+        reader = ProductReader(location, group)
+        sizes, count = reader.sizes("image"), reader.epochs
+        grid = Grid(str(reader.attributes.get("wcs", "")), sizes["y"], sizes["x"])
+        return group, grid, [str(one) for one in reader.read("epoch_id", epoch=slice(0, count))]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for group, grid, ids in pool.map(look, list_groups(location, "survey")):
+            stored.grids.setdefault(group.split("/")[0], grid)
+            stored.epochs[group] = len(ids)
+            stored.ids.update({one: f"{group} epoch {index}" for index, one in enumerate(ids)})
+    return stored
+
+
+def expand(paths: Iterable[str], profile: Profile) -> list[str]:
+    """Image files behind paths, folders, patterns and URLs, sorted; weight and quality files left out.
+
+    Raises
+    ------
+    ConfigError
+        A path or pattern stands for nothing.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        names = sorted(name for name in _behind(path) if not profile.is_companion(name.rpartition("/")[2]))
+        if not names:
+            raise ConfigError(
+                f"{path!r} stands for no FITS image: check the path; files end in {', '.join(SUFFIXES[:6])}"
+            )
+        found.update(dict.fromkeys(names))
+    return sorted(found)
+
+
+def _behind(path: str) -> Iterator[str]:
+    pattern = bool(re.search(r"[*?\[]", path)) and not os.path.exists(path)
+    if "://" in path and not path.startswith("file://"):
+        if not pattern:
+            yield path
+            return
+        scheme = path.split("://")[0]
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        yield from (f"{scheme}://{name}" for name in filesystem.glob(inner) if name.endswith(SUFFIXES))
+        return
+    local = os.path.abspath(path.removeprefix("file://"))
+    if pattern:
+        yield from (name for name in glob.glob(local, recursive=True) if name.endswith(SUFFIXES))
+    elif os.path.isdir(local):
+        for folder, _, files in os.walk(local):
+            yield from (os.path.join(folder, name) for name in files if name.endswith(SUFFIXES))
+    elif os.path.isfile(local):
+        yield local
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A frame that cannot become an epoch, and why."""
+
+    source: str
+    hdu: int
+    reason: str
+
+    @property
+    def group(self) -> str:
+        """Where its marker goes; the same frame with the same fault goes to the same place."""
+        said = f"{self.source}[{self.hdu}] {self.reason}"
+        return f"refused/{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+
+
+def probe_all(files: Iterable[str], profile: Profile) -> tuple[list[FrameProbe], list[Refused]]:
+    """Look into many files at once; frames in order of time and name."""
+
+    def look(name: str) -> list[FrameProbe] | Refused:
+        try:
+            return probe(name, profile)
+        except InputError as error:
+            return Refused(name, -1, str(error))
+
+    frames: list[FrameProbe] = []
+    refused: list[Refused] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for found in pool.map(look, files):
+            if isinstance(found, Refused):
+                refused.append(found)
+                continue
+            frames += [one for one in found if not one.problem]
+            refused += [Refused(one.source, one.hdu, one.problem) for one in found if one.problem]
+    frames.sort(key=lambda one: (_mjd(one), one.source, one.hdu))
+    return frames, refused
+
+
+def without_duplicates(
+    frames: Iterable[FrameProbe], stored: Mapping[str, str]
+) -> tuple[list[FrameProbe], list[str]]:
+    """Frames whose pixels are new, and a line on each that is not."""
+    seen, fresh, told = dict(stored), [], []
+    for one in frames:
+        where = f"{one.source}[{one.hdu}]"
+        if one.epoch_id in seen:
+            told.append(f"{where} has the pixels of {seen[one.epoch_id]}")
+        else:
+            seen[one.epoch_id] = where
+            fresh.append(one)
+    return fresh, told
+
+
+class FieldChooser:
+    """Gives each frame its field, and each new field its grid: that of its first frame unless one is given.
+
+    Parameters
+    ----------
+    stored : mapping of str to Grid
+        Grids of the fields there are.
+    name : str or None
+        The field that every frame goes to.
+    grid : FrameProbe or None
+        The frame whose grid is taken; without a name, every frame goes to its field.
+    """
+
+    def __init__(self, stored: Mapping[str, Grid], name: str | None, grid: FrameProbe | None) -> None:
+        self.grids = dict(stored)
+        self.new: dict[str, Grid] = {}
+        self._given = grid
+        self._places = {one: _place(found) for one, found in self.grids.items()}
+        self._name = name or (self._own_name(grid) if grid is not None else None)
+
+    def choose(self, frame: FrameProbe) -> str:
+        """Field of a frame: the one given, its detector's, the one it overlaps most, or a new one."""
+        name = self._name or self._own_name(frame)
+        if name not in self.grids:
+            grid = _grid(self._given or frame)
+            self.grids[name] = self.new[name] = grid
+            self._places[name] = _place(grid)
+        return name
+
+    def _own_name(self, frame: FrameProbe) -> str:
+        if frame.facts is not None and frame.facts.ccd:
+            return frame.facts.ccd
+        grid = _grid(frame)
+        place = _place(grid)
+        if place is None:
+            return f"field{frame.order}"
+        best, share = "", LEAST_OVERLAP
+        for name, other in self._places.items():
+            if other is not None and _near(place, other):
+                covered = mutual_overlap(frame, self.grids[name])
+                if covered >= share and (covered > share or not best):
+                    best, share = name, covered
+        ra, dec, _ = place
+        return best or f"f{ra:07.3f}{dec:+07.3f}"
+
+
+def mutual_overlap(frame: FrameProbe, grid: Grid) -> float:
+    """Part of the grid that a frame covers, or of the frame that lies on it, whichever is larger."""
+    wcs = read_wcs(frame.wcs_header)
+    here = overlap(wcs, frame.shape, grid)
+    return (
+        max(here, overlap(grid.wcs, grid.shape, _grid(frame)))
+        if wcs is not None and grid.wcs is not None
+        else here
+    )
+
+
+def _grid(frame: FrameProbe) -> Grid:
+    return Grid(frame.wcs_header, *frame.shape)
+
+
+def _mjd(frame: FrameProbe) -> float:
+    return frame.facts.mjd if frame.facts is not None else float("inf")
+
+
+def _place(grid: Grid) -> tuple[float, float, float] | None:
+    """Centre (degrees) and half diagonal (degrees) of a grid, None without sky coordinates."""
+    if grid.wcs is None:
+        return None
+    ra, dec = grid.wcs.pixel_to_world_values((grid.width - 1) / 2, (grid.height - 1) / 2)
+    radius = 0.5 * np.hypot(grid.height, grid.width) * grid.pixel_scale_arcsec / 3600
+    return float(ra) % 360, float(dec), float(radius)
+
+
+def _near(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
+    (ra_a, dec_a, radius_a), (ra_b, dec_b, radius_b) = a, b
+    d_ra, dec_a, dec_b = np.radians([ra_a - ra_b, dec_a, dec_b])
+    sine = np.sin((dec_a - dec_b) / 2) ** 2 + np.cos(dec_a) * np.cos(dec_b) * np.sin(d_ra / 2) ** 2
+    return bool(np.degrees(2 * np.arcsin(np.sqrt(min(sine, 1.0)))) < radius_a + radius_b)

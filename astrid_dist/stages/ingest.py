@@ -1,0 +1,365 @@
+"""Read FITS epochs into a survey cube: calibrate, resample, measure; one task per epoch."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from math import isnan, nan
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from astrid_dist.engine.keys import ShardKey, check_group
+from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
+from astrid_dist.errors import ConfigError, InputError, StorageError
+from astrid_dist.formats.fits import Frame, FrameProbe, is_transient, probe, read_frame
+from astrid_dist.imaging.resampling import Grid
+from astrid_dist.stages.blocks import WORKER_BASE_BYTES, put_requests
+from astrid_dist.stages.exposure import measure_exposure, microseconds
+from astrid_dist.stages.frames import (
+    FieldChooser,
+    Refused,
+    expand,
+    probe_all,
+    read_stored,
+    without_duplicates,
+)
+from astrid_dist.store.layouts import variables
+from astrid_dist.store.ledger import Ledger, Marker
+from astrid_dist.store.locations import Location
+from astrid_dist.store.reading import ProductReader
+from astrid_dist.store.templates import commit_epochs, create_group, create_product, grow, set_state
+from astrid_dist.store.writing import ProductWriter
+from astrid_dist.surveys.profile import Profile, load_profile
+
+#: Bytes of memory per pixel of a frame, the resampling's float64 planes and spline among them (measured).
+BYTES_PER_PIXEL = 120
+_SCALARS = {name: one for name, one in variables("survey").items() if one.is_scalar}
+
+
+class Epoch(BaseModel):
+    """One frame of a planned job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="path or URL of the file")
+    hdu: int = Field(description="index of the extension; -1 where the file could not be read")
+    epoch_id: str = Field(default="", description="sha256 of the pixels as stored")
+    mjd: float | None = Field(default=None, description="mid-exposure, UTC")
+    problem: str = Field(default="", description="why it cannot become a valid epoch, where planning knew")
+
+
+class FieldGrid(BaseModel):
+    """Pixel grid of a field that a job makes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    header: str = Field(description="FITS header of its WCS; empty without sky coordinates")
+    height: int = Field(gt=0, description="rows")
+    width: int = Field(gt=0, description="columns")
+
+
+class Settings(BaseModel):
+    """What an ingest job file holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    paths: list[str] = Field(min_length=1, description="FITS files, folders, patterns or URLs")
+    output: str = Field(description="URL of the survey; made or appended to")
+    survey: str = Field(default="generic", description="survey profile: generic, decam, ztf, or a YAML file")
+    field: str | None = Field(default=None, description="put every epoch into this field")
+    band: str | None = Field(default=None, description="take only this band, or name it where headers do not")
+    grid: str | None = Field(default=None, description="FITS file whose pixel grid a new field takes")
+    profile: dict[str, Any] | None = Field(default=None, description="the profile as planned; leave out")
+    epochs: dict[str, Epoch] | None = Field(default=None, description="frames by key, as planned; leave out")
+    grids: dict[str, FieldGrid] = Field(default={}, description="grids of new fields, as planned; leave out")
+
+    def request(self) -> dict[str, Any]:
+        """What the user asked for, without what planning found."""
+        return self.model_dump(include={"paths", "survey", "field", "band", "grid"})
+
+
+def plan(settings: Settings) -> Plan:
+    """Probe the frames, leave out duplicates, and give each new epoch its group and index."""
+    if settings.epochs is not None:
+        return _planned(settings, [])
+    location = Location.parse(settings.output)
+    for job in Ledger(location).jobs():
+        if job["stage"] == "ingest" and not job["finished"]:
+            began = Settings.model_validate({**job["settings"], "output": settings.output})
+            if began.request() == settings.request():
+                return _planned(began, [f"goes on with {job['id']}, which was stopped"])
+    profile = load_profile(settings.survey)
+    stored = read_stored(location)
+    frames, refused = probe_all(expand(settings.paths, profile), profile)
+    frames, duplicates = without_duplicates(frames, stored.ids)
+    given = _given_grid(settings.grid, profile)
+    chooser = FieldChooser(stored.grids, settings.field, given)
+    chosen: dict[str, list[tuple[FrameProbe, str]]] = defaultdict(list)
+    banded: list[tuple[FrameProbe, str, str]] = []
+    for frame in frames:
+        try:
+            banded.append((frame, *_band(frame, settings.band)))
+        except InputError as error:
+            refused.append(Refused(frame.source, frame.hdu, str(error)))
+    # A frame without sky or of another band must not set a field's grid, so it chooses last.
+    for frame, band, problem in sorted(banded, key=lambda one: one[0].blank or bool(one[2])):
+        group = f"{chooser.choose(frame)}/{band}"
+        check_group(group)
+        chosen[group].append((frame, problem))
+    epochs: dict[str, Epoch] = {}
+    for group, members in sorted(chosen.items()):
+        first = stored.epochs.get(group, 0)
+        members.sort(key=lambda member: _order(member[0]))
+        for index, (frame, problem) in enumerate(members, first):
+            mjd = frame.facts.mjd if frame.facts is not None else None
+            epochs[str(ShardKey(group, index))] = Epoch(
+                source=frame.source, hdu=frame.hdu, epoch_id=frame.epoch_id, mjd=mjd, problem=problem
+            )
+    refusals = {str(ShardKey(one.group, -1)): one for one in refused}
+    known = Ledger(location).finished("ingest") if refusals else set()
+    for name in sorted(set(refusals) - known):
+        one = refusals[name]
+        epochs[name] = Epoch(source=one.source, hdu=one.hdu, problem=one.reason)
+    grids = {
+        name: FieldGrid(header=grid.header, height=grid.height, width=grid.width)
+        for name, grid in chooser.new.items()
+    }
+    resolved = settings.model_copy(
+        update={"profile": profile.model_dump(mode="json"), "epochs": epochs, "grids": grids}
+    )
+    return _planned(resolved, _told(epochs, duplicates, refusals, known))
+
+
+def _told(
+    epochs: Mapping[str, Epoch], duplicates: list[str], refusals: Mapping[str, Refused], known: set[str]
+) -> list[str]:
+    """What the user should know of the frames that do not become epochs."""
+    warnings = []
+    if not epochs:
+        warnings.append("nothing new: every frame is in the survey already, or was refused before")
+    if duplicates:
+        more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
+        warnings.append(f"{len(duplicates)} duplicates left out: {'; '.join(duplicates[:5])}{more}")
+    for name, one in sorted(refusals.items())[:20]:
+        before = " (refused before)" if name in known else ""
+        warnings.append(f"refused{before}: {one.reason}")
+    if len(refusals) > 20:
+        warnings.append(f"and {len(refusals) - 20} more frames refused; their reasons are in the ledger")
+    return warnings
+
+
+def _planned(settings: Settings, warnings: list[str]) -> Plan:
+    """The plan of resolved settings: one key per frame, groups in order."""
+    keys = sorted(ShardKey.parse(name) for name in settings.epochs or {})
+    shapes = {name: (grid.height, grid.width) for name, grid in settings.grids.items()}
+    location = Location.parse(settings.output)
+    pixels = peak = requests = 0
+    for group, count in Counter(key.group for key in keys if key.epoch >= 0).items():
+        name = group.split("/")[0]
+        if name not in shapes:
+            sizes = ProductReader(location, group).sizes("image") if _exists(location, group) else {}
+            shapes[name] = (sizes["y"], sizes["x"]) if sizes else _shape_of_field(location, name)
+        size = shapes[name][0] * shapes[name][1]
+        pixels += count * size
+        requests += count * (2 * put_requests(4 * size) + put_requests(2 * size) + 10)
+        peak = max(peak, WORKER_BASE_BYTES + BYTES_PER_PIXEL * size)
+    estimate = Estimate(len(keys), 4 * pixels, 7 * pixels, requests, peak)
+    ids = sorted(one.epoch_id for one in (settings.epochs or {}).values())
+    job = Job(
+        "ingest",
+        "astrid_dist.stages.ingest:task",
+        settings.output,
+        settings.model_dump(mode="json"),
+        {"epoch_ids": ids},
+    )
+    return Plan(job, keys, estimate, warnings)
+
+
+def _exists(location: Location, group: str) -> bool:
+    return bool(location.objects().exists(f"{group}/zarr.json"))
+
+
+def _shape_of_field(location: Location, name: str) -> tuple[int, int]:
+    grid = read_stored(location).grids[name]
+    return grid.height, grid.width
+
+
+def _order(frame: FrameProbe) -> tuple[float, str, int]:
+    return (frame.facts.mjd if frame.facts is not None else nan, frame.source, frame.hdu)
+
+
+def _given_grid(path: str | None, profile: Profile) -> FrameProbe | None:
+    if path is None:
+        return None
+    match = re.fullmatch(r"(.*)\[(\d+)\]", path)
+    name, hdu = (match.group(1), int(match.group(2))) if match else (path, None)
+    try:
+        frames = probe(name, profile)
+    except InputError as error:
+        raise ConfigError(f"grid {path!r} cannot be taken: {error}") from error
+    found = [one for one in frames if hdu is None or one.hdu == hdu]
+    if not found:
+        raise ConfigError(
+            f"grid {path!r}: there is no image at that index; images are {[f.hdu for f in frames]}"
+        )
+    return found[0]
+
+
+def _band(frame: FrameProbe, wanted: str | None) -> tuple[str, str]:
+    """Band that a frame goes to, and what is wrong with that."""
+    said = frame.facts.band if frame.facts is not None else ""
+    if not (said or wanted):
+        raise InputError(
+            f"{frame.source}[{frame.hdu}]: no band in the header; give band, or its keyword in a profile"
+        )
+    if wanted and said and said != wanted:
+        return wanted, f"wrong band: the header says {said}, the job takes {wanted}"
+    return wanted or said, ""
+
+
+def prepare(plan: Plan) -> None:
+    """Create or open the survey and its groups, and grow their arrays once."""
+    settings = Settings.model_validate(plan.job.settings)
+    location, profile = Location.parse(settings.output), _profile(settings)
+    _pending.pop(_owner(plan), None)
+    create_product(location, "survey")
+    ends: dict[str, int] = {}
+    for key in plan.keys:
+        if key.epoch >= 0:
+            ends[key.group] = max(ends.get(key.group, 0), key.epoch + 1)
+    if ends:
+        set_state(location, "building")
+    stored = None
+    for group, end in ends.items():
+        name, band = group.split("/")
+        if not _exists(location, group):
+            if name in settings.grids:
+                given = settings.grids[name]
+                grid = Grid(given.header, given.height, given.width)
+            else:
+                stored = stored or read_stored(location)
+                grid = stored.grids[name]
+            scale = grid.pixel_scale_arcsec
+            scale = profile.pixel_scale_arcsec if isnan(scale) else scale
+            box = profile.psf_box(scale)
+            sizes = {"epoch": 0, "y": grid.height, "x": grid.width, "psf_term": 1, "v": box, "u": box}
+            attributes = {"wcs": grid.header, "psf_order": 0, "oversampling": 1, "pixel_scale_arcsec": scale}
+            attributes |= {"survey": profile.name, "field": name, "band": band}
+            create_group(location, "survey", group, sizes, attributes)
+        grow(location, "survey", group, end)
+
+
+def _profile(settings: Settings) -> Profile:
+    return Profile.model_validate(settings.profile) if settings.profile else load_profile(settings.survey)
+
+
+def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
+    """Read one frame, bring it onto the field's grid, measure it, and write its epoch.
+
+    A frame that cannot be used leaves its slot without data, and says why.
+    """
+    entry = Epoch.model_validate(settings["epochs"][str(key)])
+    scalars: dict[str, Any] = {"epoch_id": entry.epoch_id, "source": _source(entry)}
+    if entry.mjd is not None:
+        scalars |= {"mjd": entry.mjd, "time": microseconds(entry.mjd)}
+    if entry.problem:
+        return _set_aside(scalars, entry.problem)
+    options = Settings.model_validate({**settings, "epochs": None, "grids": {}})
+    profile, location = _profile(options), Location.parse(options.output)
+    reader = ProductReader(location, key.group)
+    sizes = reader.sizes("image")
+    grid = Grid(str(reader.attributes["wcs"]), sizes["y"], sizes["x"])
+    started = perf_counter()
+    try:
+        frame = _read(entry, profile)
+        read = perf_counter()
+        planes, measured = measure_exposure(frame, grid, profile, reader.sizes("psf")["v"])
+    except InputError as error:
+        return _set_aside(scalars, str(error))
+    computed = perf_counter()
+    writer = ProductWriter(location, key.group)
+    shards = {
+        f"{key.group}/{name}": writer.write(name, {"epoch": key.epoch}, values)
+        for name, values in planes.items()
+    }
+    masked = int(np.count_nonzero(planes["mask"]))
+    return TaskOutcome(
+        shards=shards,
+        scalars=scalars | measured,
+        counts={"pixels": int(planes["mask"].size), "masked": masked, "stars": measured["n_stars"]},
+        timings={"read": read - started, "compute": computed - read, "write": perf_counter() - computed},
+    )
+
+
+def _source(entry: Epoch) -> str:
+    return f"{entry.source}[{entry.hdu}]" if entry.hdu > 0 else entry.source
+
+
+def _set_aside(scalars: Mapping[str, Any], reason: str) -> TaskOutcome:
+    more = {"valid": False, "verdict": "quarantined", "reason": reason}
+    return TaskOutcome(shards={}, scalars={**scalars, **more}, quarantined=reason)
+
+
+def _read(entry: Epoch, profile: Profile) -> Frame:
+    try:
+        frame = read_frame(entry.source, entry.hdu, profile)
+    except InputError as error:
+        if is_transient(error):  # it could be read when the job was planned: try again before giving it up
+            raise StorageError(str(error)) from error
+        raise
+    if frame.epoch_id != entry.epoch_id:
+        raise InputError(
+            f"{_source(entry)} changed since the job was planned: its pixels had the id "
+            f"{entry.epoch_id[:12]}, now {frame.epoch_id[:12]}; ingest it again"
+        )
+    return frame
+
+
+#: Markers of epochs that wait for one before them, by job; the driver's alone.
+_pending: dict[tuple[str, str], dict[ShardKey, Marker]] = {}
+
+
+def _owner(plan: Plan) -> tuple[str, str]:
+    return plan.job.output, plan.job.digest
+
+
+def commit(plan: Plan, markers: list[Marker]) -> None:
+    """Publish finished epochs up to the first that is not: their scalars, then the count."""
+    waiting = _pending.setdefault(_owner(plan), {})
+    groups: set[str] = set()
+    for marker in markers:
+        key = ShardKey.parse(marker["key"])
+        if key.epoch >= 0:
+            waiting[key] = marker
+            groups.add(key.group)
+    location = Location.parse(plan.job.output)
+    for group in sorted(groups):
+        start = ProductReader(location, group).epochs
+        ready: list[Marker] = []
+        while (key := ShardKey(group, start + len(ready))) in waiting:
+            ready.append(waiting[key])
+        if ready:
+            rows = {
+                name: [marker["scalars"].get(name, layout.fill_value) for marker in ready]
+                for name, layout in _SCALARS.items()
+            }
+            ProductWriter(location, group).write_scalars(_columns(rows), start)
+            commit_epochs(location, group, start + len(ready))
+        for key in [key for key in waiting if key.group == group and key.epoch < start + len(ready)]:
+            del waiting[key]
+
+
+def _columns(rows: Mapping[str, list[Any]]) -> dict[str, NDArray[Any]]:
+    """Lists of scalars as arrays of their layout's type."""
+    return {
+        name: np.array(values, dtype=object if _SCALARS[name].dtype == "string" else _SCALARS[name].dtype)
+        for name, values in rows.items()
+    }
+
+
+def finalise(plan: Plan) -> None:
+    """Forget what waited; every epoch is committed as it finishes."""
+    _pending.pop(_owner(plan), None)
