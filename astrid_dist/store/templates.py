@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import zarr
@@ -122,13 +123,8 @@ def create_group(
     scalars = [one.name for one in variables.values() if one.is_scalar]
     if scalars:
         own |= {"epochs": 0, "coordinates": " ".join(scalars)}
-    stage = MemoryStore()
-    for one in variables.values():
-        create_array(stage, one.name, one, full)
-    documents = {
-        f"{group}/{one}/{METADATA}": stage._store_dict[f"{one}/{METADATA}"].to_bytes() for one in variables
-    }
-    _each(lambda item: objects.put(*item), documents.items())
+    documents = _array_documents(product, tuple(sorted(full.items())))
+    _each(lambda item: objects.put(f"{group}/{item[0]}", item[1]), documents)
     field = group.rpartition("/")[0]
     while field:
         name = f"{field}/{METADATA}"
@@ -136,6 +132,16 @@ def create_group(
             objects.create(name, _group_document({}))
         field = field.rpartition("/")[0]
     objects.put(f"{group}/{METADATA}", _group_document(own))
+
+
+@lru_cache(maxsize=64)
+def _array_documents(product: str, sizes: tuple[tuple[str, int], ...]) -> tuple[tuple[str, bytes], ...]:
+    """The metadata objects of all arrays of a group; the same for every field of one size."""
+    stage = MemoryStore()
+    for one in layouts.variables(product).values():
+        create_array(stage, one.name, one, dict(sizes))
+    names = [f"{name}/{METADATA}" for name in layouts.variables(product)]
+    return tuple((name, stage._store_dict[name].to_bytes()) for name in names)
 
 
 def create_array(store: Any, path: str, variable: Variable, sizes: Sizes) -> "zarr.Array[Any]":
