@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from astrid_dist.engine.dask import DaskEngine
 from astrid_dist.engine.jobfile import load_yaml, validate
@@ -104,6 +104,12 @@ class Slurm(_Spec):
 
 
 KINDS: dict[str, type[_Spec]] = {"local": Local, "address": Address, "slurm": Slurm}
+
+
+def cluster_schema() -> dict[str, Any]:
+    """JSON Schema of a cluster file, for editors."""
+    kinds: TypeAdapter[Any] = TypeAdapter(Annotated[Local | Address | Slurm, Field(discriminator="kind")])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **kinds.json_schema()}
 
 
 def load_cluster(spec: str | None) -> _Spec | None:

@@ -100,13 +100,12 @@ def validate(model: type[Model], raw: dict[str, Any], where: Where) -> Model:
         raise ConfigError("\n".join(said)) from error
 
 
-def json_schema(model: type[BaseModel], stage: str | None = None) -> dict[str, Any]:
-    """Return the JSON Schema of a model, for editors; of a job file where a stage is named."""
+def job_schema(model: type[BaseModel], stage: str) -> dict[str, Any]:
+    """JSON Schema of the job file of a stage, for editors: its settings, and the stage's name beside them."""
     schema = model.model_json_schema()
-    if stage is not None:
-        said = {"const": stage, "description": "The stage this job runs.", "title": "Stage"}
-        schema["properties"] = {"stage": said, **schema.get("properties", {})}
-        schema["required"] = ["stage", *schema.get("required", [])]
+    said = {"const": stage, "description": "The stage this job runs.", "title": "Stage"}
+    schema["properties"] = {"stage": said, **schema.get("properties", {})}
+    schema["required"] = ["stage", *schema.get("required", [])]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

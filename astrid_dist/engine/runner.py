@@ -88,10 +88,6 @@ def run(
         Each is handed every event.
     retries : int
         Attempts after the first, per task. Bad input and bad configuration are never tried again.
-    lease : Lease, optional
-        The product's lease, held by the caller since before it planned; taken here if not given.
-    prepare : callable, optional
-        Called once the job is registered, before its first task: creates or grows the product.
     on_markers : callable, optional
         Called on the driver, at most once a second, with markers it has not seen in this run. On a resumed
         job the markers of earlier runs come first: what was finished may not have been committed.
@@ -171,9 +167,18 @@ class _Run:
         self.summary.skipped = sum(key in finished for key in map(str, self.plan.keys)) if finished else 0
         remaining = len(self.plan.keys) - self.summary.skipped
         crew = check_resources(self.plan, self.location, self.engine, remaining) if remaining else None
+        there = self.ledger.job(self.job_id)
         self.ledger.register(self.plan.job.as_dict() | {"tasks": len(self.plan.keys)}, self.plan.job.digest)
+        if there is not None and there["finished"] and not remaining:
+            self._announce_start(crew)
+            return
         if prepare is not None:
-            prepare(self.plan)
+            try:
+                prepare(self.plan)
+            except BaseException:
+                if there is None:  # nothing was done in its name: leave the way free for another job
+                    self.ledger.withdraw(self.job_id)
+                raise
         self._announce_start(crew)
         if self.on_markers is not None and finished:
             self._commit_earlier(finished)
@@ -184,6 +189,7 @@ class _Run:
             finalise(self.plan)
         self.lease.check()
         self.ledger.compact(self.stage)
+        self.summary.seconds = time.monotonic() - self.started
         self.ledger.finish(self.job_id, asdict(self.summary) | {"tasks": len(self.plan.keys)})
 
     def leave(self, status: str, message: str) -> None:
@@ -210,9 +216,13 @@ class _Run:
     def _finished_before(self) -> set[str]:
         """Keys with a marker; refuses those that another finished job wrote with other settings."""
         finished = self.ledger.finished(self.stage)
-        others = [
-            job["id"] for job in self.ledger.jobs() if job["stage"] == self.stage and job["id"] != self.job_id
-        ]
+        finished_jobs = [job for job in self.ledger.jobs() if job["finished"] and job["stage"] == self.stage]
+        others = [job["id"] for job in finished_jobs if job["id"] != self.job_id]
+        if finished and not self.location.exists():
+            raise ResumeConflictError(
+                f"{self.location} is gone and its ledger says that {len(finished)} tasks of {self.stage} "
+                f"are done: delete {self.ledger.location} too, to begin again"
+            )
         if not finished or not others:
             return finished
         mine = {key for key in map(str, self.plan.keys) if key in finished}

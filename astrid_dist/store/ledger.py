@@ -8,6 +8,7 @@
       <stage>/<key>.json                          one marker per finished task, written by the task itself
       manifests/<stage>/<n>.jsonl                 markers compacted by the driver, a thousand to a file
       failures/<stage>/<key>.json                 the last traceback of a task that was set aside
+      parts/                                      what a stage keeps here until it can write its product
 
 No object is ever written by two processes: R2 takes one write per second and key. What two processes may race
 for is created conditionally; a refusal is compared with what is there, for it may be our own retried request.
@@ -31,7 +32,7 @@ MARKERS_PER_MANIFEST = 1000
 #: Small requests in flight at once, of one process.
 _THREADS = 16
 _STAGE = re.compile(r"[a-z][a-z0-9_-]*")
-_RESERVED = frozenset({"jobs", "lease", "manifests", "failures"})
+_RESERVED = frozenset({"jobs", "lease", "manifests", "failures", "parts"})
 
 
 class Ledger:
@@ -77,6 +78,10 @@ class Ledger:
                     f"job {job_id} of {self.product} exists with another digest: {there}"
                 )
         return job_id
+
+    def withdraw(self, job_id: str) -> None:
+        """Take back a job that was registered and could not begin."""
+        self._objects.delete(f"jobs/{job_id}.json")
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """Return the resolved job of an id, with ``finished``: its summary, or None while it is not."""
