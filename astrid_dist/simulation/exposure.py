@@ -1,5 +1,7 @@
 """From expected electrons to the numbers a camera writes: cosmic rays, full well, noise, gain."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,19 @@ Array = NDArray[np.float64]
 _ELECTRONS_PER_UM = 80.0
 
 
+@dataclass(frozen=True)
+class Defects:
+    """Charge that no light made, and where."""
+
+    image: Array
+    """(y, x), electrons."""
+    x: Array
+    """Middle of each, pixels of the frame."""
+    y: Array
+    charge: Array
+    """Electrons of each."""
+
+
 def cosmic_rays(
     rng: np.random.Generator,
     shape: tuple[int, int],
@@ -16,7 +31,7 @@ def cosmic_rays(
     *,
     thickness_um: float = 40.0,
     pixel_um: float = 15.0,
-) -> Array:
+) -> Defects:
     """Charge left by cosmic-ray muons: straight tracks sharper than any PSF.
 
     Parameters
@@ -29,36 +44,33 @@ def cosmic_rays(
         Tracks to draw.
     thickness_um, pixel_um : float
         Depth of the silicon and side of a pixel.
-
-    Returns
-    -------
-    (y, x) float64
-        Electrons.
     """
     image = np.zeros(shape)
-    for _ in range(number):
-        y, x = rng.random(2) * shape
+    x, y, charge = np.zeros(number), np.zeros(number), np.zeros(number)
+    for k in range(number):
+        y[k], x[k] = rng.random(2) * shape - 0.5
         # zenith angles of muons through a flat detector follow cos^3 sin (flux cos^2 times projection)
         cos_zenith = max(rng.random() ** 0.25, 0.1)
         azimuth = rng.uniform(0, 2 * np.pi)
         length_px = thickness_um / pixel_um * np.sqrt(1 - cos_zenith**2) / cos_zenith
-        charge = _ELECTRONS_PER_UM * thickness_um / cos_zenith * (1 + rng.exponential(0.3))
+        charge[k] = _ELECTRONS_PER_UM * thickness_um / cos_zenith * (1 + rng.exponential(0.3))
         steps = max(8, int(10 * length_px))
         along = length_px * np.linspace(-0.5, 0.5, steps)
         # charge diffuses by a fraction of a pixel on its way to the gates
-        columns = np.floor(x + along * np.cos(azimuth) + rng.normal(0, 0.3, steps)).astype(np.int64)
-        rows = np.floor(y + along * np.sin(azimuth) + rng.normal(0, 0.3, steps)).astype(np.int64)
+        columns = np.rint(x[k] + along * np.cos(azimuth) + rng.normal(0, 0.3, steps)).astype(np.int64)
+        rows = np.rint(y[k] + along * np.sin(azimuth) + rng.normal(0, 0.3, steps)).astype(np.int64)
         inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
-        np.add.at(image, (rows[inside], columns[inside]), charge / steps)
-    return image
+        np.add.at(image, (rows[inside], columns[inside]), charge[k] / steps)
+    return Defects(image, x, y, charge)
 
 
-def hot_pixels(rng: np.random.Generator, shape: tuple[int, int], number: int) -> Array:
-    """Dark charge of a detector's hot pixels, electrons; the same in every exposure of one length."""
+def hot_pixels(rng: np.random.Generator, shape: tuple[int, int], number: int) -> Defects:
+    """Dark charge of a detector's hot pixels, the same in every exposure of one length."""
     image = np.zeros(shape)
     rows, columns = rng.integers(shape[0], size=number), rng.integers(shape[1], size=number)
-    image[rows, columns] = 10 ** rng.uniform(2, 3.5, number)
-    return image
+    charge = 10 ** rng.uniform(2, 3.5, number)
+    image[rows, columns] = charge
+    return Defects(image, columns.astype(np.float64), rows.astype(np.float64), charge)
 
 
 def bleed(electrons: Array, full_well: float) -> Array:

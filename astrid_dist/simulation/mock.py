@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid_dist.simulation.exposure import cosmic_rays, hot_pixels, read_out
+from astrid_dist.simulation.exposure import Defects, cosmic_rays, hot_pixels, read_out
 from astrid_dist.simulation.randomness import generator
 from astrid_dist.simulation.render import convolve, paint_galaxy, paint_points, paint_trail
 from astrid_dist.simulation.sky import Galaxies, Stars, draw_galaxies, draw_stars
@@ -102,14 +102,10 @@ def make_exposure(survey: MockSurvey, scene: Scene, field: int, band: str, epoch
 
     The same whatever other epoch is made, in any order.
     """
-    shape = (survey.size_px, survey.size_px)
-    area = 1e-6 * survey.size_px**2
-    item = (field, survey.bands.index(band), epoch)
-    rng = generator(survey.seed, "cosmic rays", *item)
     mean = mean_image(survey, scene, field, band, epoch)
-    mean += cosmic_rays(rng, shape, int(rng.poisson(survey.cosmic_rays * area)))
-    # the detector is the same in every field, band and epoch
-    mean += hot_pixels(generator(survey.seed, "detector"), shape, round(survey.hot_pixels * area))
+    for defects in defects_at(survey, field, band, epoch).values():
+        mean += defects.image
+    item = (field, survey.bands.index(band), epoch)
     counts = read_out(
         generator(survey.seed, "noise", *item),
         mean,
@@ -118,6 +114,18 @@ def make_exposure(survey: MockSurvey, scene: Scene, field: int, band: str, epoch
         saturation_dn=survey.saturation_dn,
     )
     return Exposure(counts, make_header(survey, field, band, epoch))
+
+
+def defects_at(survey: MockSurvey, field: int, band: str, epoch: int) -> dict[str, Defects]:
+    """Cosmic rays and bad pixels of an epoch, by class of the taxonomy."""
+    shape = (survey.size_px, survey.size_px)
+    area = 1e-6 * survey.size_px**2
+    rng = generator(survey.seed, "cosmic rays", field, survey.bands.index(band), epoch)
+    return {
+        "cosmic_ray": cosmic_rays(rng, shape, int(rng.poisson(survey.cosmic_rays * area))),
+        # the detector is the same in every field, band and epoch
+        "bad_pixel": hot_pixels(generator(survey.seed, "detector"), shape, round(survey.hot_pixels * area)),
+    }
 
 
 def make_header(survey: MockSurvey, field: int, band: str, epoch: int) -> dict[str, tuple[Any, str]]:

@@ -158,6 +158,13 @@ class Conditions:
             sin * u + cos * v + self.centre_px + self.offset_px[1],
         )
 
+    def to_grid(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+        """Places on the field's grid of pixels on this epoch's frame, the inverse of `to_frame`."""
+        u = np.asarray(x, dtype=np.float64) - self.centre_px - self.offset_px[0]
+        v = np.asarray(y, dtype=np.float64) - self.centre_px - self.offset_px[1]
+        cos, sin = np.cos(self.rotation_rad), np.sin(self.rotation_rad)
+        return cos * u + sin * v + self.centre_px, -sin * u + cos * v + self.centre_px
+
 
 def conditions(survey: MockSurvey, field: int, band: str, epoch: int) -> Conditions:
     """Draw the conditions of one epoch; depends on nothing but its own key."""

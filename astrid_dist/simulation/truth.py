@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from astrid_dist.simulation.mock import Scene, make_header, sources_at
+from astrid_dist.simulation.mock import Scene, defects_at, make_header, sources_at
 from astrid_dist.simulation.sources import Source
 from astrid_dist.simulation.survey import Conditions, MockSurvey, conditions
 
@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 
 #: An object this close to the frame's edge is not injectable: its stamp would be cut, pixels.
 INJECTABLE_EDGE_PX = 12.0
+_ARTIFACT_KINDS = {"cosmic_ray": "muon track", "bad_pixel": "hot pixel"}
 #: Half side of the stamp on which the SNR is summed, in FWHM.
 _SNR_STAMP = 3.0
 
@@ -22,7 +23,8 @@ def truth_rows(survey: MockSurvey, scene: Scene, field: int, band: str, epoch: i
 
     An object that does not shine yet has ``flux`` 0 and ``mag`` NaN: such rows say what a template
     holds, so the flux to expect in a difference follows from the rows of its epochs
-    (`difference_flux`). ``snr`` is that of the object's whole flux in this exposure.
+    (`difference_flux`). ``snr`` is that of the object's whole flux in this exposure. Cosmic rays and
+    hot pixels follow, never injectable, with their charge as ``flux``; ``mag`` and ``snr`` are NaN.
 
     Returns
     -------
@@ -30,6 +32,12 @@ def truth_rows(survey: MockSurvey, scene: Scene, field: int, band: str, epoch: i
         ``id, epoch, mjd, x, y, ra, dec, flux, mag, snr, class, kind, host, injectable``; x, y on the
         field's grid, flux in electrons of this exposure.
     """
+    rows = _source_rows(survey, scene, field, band, epoch)
+    artifacts = _artifact_rows(survey, field, band, epoch)
+    return {name: np.concatenate([rows[name], artifacts[name]]) for name in rows}
+
+
+def _source_rows(survey: MockSurvey, scene: Scene, field: int, band: str, epoch: int) -> dict[str, Any]:
     state = conditions(survey, field, band, epoch)
     found = sources_at(survey, scene, field, epoch)
     places = np.array([source.position(state.mjd) for source in found]).reshape(-1, 2)
@@ -60,6 +68,35 @@ def truth_rows(survey: MockSurvey, scene: Scene, field: int, band: str, epoch: i
     }
 
 
+def _artifact_rows(survey: MockSurvey, field: int, band: str, epoch: int) -> dict[str, Any]:
+    state = conditions(survey, field, band, epoch)
+    parts = []
+    for number, (name, defects) in enumerate(defects_at(survey, field, band, epoch).items()):
+        x, y = state.to_grid(defects.x, defects.y)
+        ra, dec = sky_position(survey, field, x, y)
+        n = len(x)
+        first = 10**9 * (2 + number) + 10**6 * field + 10**3 * epoch
+        parts.append(
+            {
+                "id": first + np.arange(n, dtype=np.int64),
+                "epoch": np.full(n, epoch, dtype=np.int32),
+                "mjd": np.full(n, state.mjd),
+                "x": x,
+                "y": y,
+                "ra": ra,
+                "dec": dec,
+                "flux": defects.charge.astype(np.float32),
+                "mag": np.full(n, np.nan, np.float32),
+                "snr": np.full(n, np.nan, np.float32),
+                "class": np.full(n, name, dtype=object),
+                "kind": np.full(n, _ARTIFACT_KINDS[name], dtype=object),
+                "host": np.full(n, "", dtype=object),
+                "injectable": np.zeros(n, dtype=bool),
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def sky_position(survey: MockSurvey, field: int, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """ICRS degrees of places on a field's grid (its first epoch's tangent plane)."""
     from astropy.io.fits import Header
@@ -71,7 +108,9 @@ def sky_position(survey: MockSurvey, field: int, x: ArrayLike, y: ArrayLike) -> 
     return np.asarray(ra), np.asarray(dec)
 
 
-def difference_flux(magnitudes: ArrayLike, template_magnitudes: ArrayLike, zeropoint: float) -> Array:
+def difference_flux(
+    magnitudes: ArrayLike, template_magnitudes: ArrayLike, weights: ArrayLike, zeropoint: float
+) -> Array:
     """Flux to expect in a difference image, in electrons at a zero point.
 
     Parameters
@@ -79,13 +118,16 @@ def difference_flux(magnitudes: ArrayLike, template_magnitudes: ArrayLike, zerop
     magnitudes : (object,) array_like
         True magnitudes in the science epoch; NaN where there is no light.
     template_magnitudes : (template epoch, object) array_like
-        The same in the epochs that the template was made of, equally weighted; NaN as above.
+        The same in the epochs that the template was made of; NaN as above.
+    weights : (template epoch,) array_like
+        Their weights in the template, summing to 1.
     zeropoint : float
         AB magnitude of 1 electron on the difference's flux scale; 23.9 gives microjansky.
     """
-    science = np.nan_to_num(10 ** (-0.4 * (np.asarray(magnitudes, dtype=np.float64) - zeropoint)))
-    template = np.nan_to_num(10 ** (-0.4 * (np.asarray(template_magnitudes, dtype=np.float64) - zeropoint)))
-    return np.asarray(science - template.mean(axis=0))
+    science = 10 ** (-0.4 * (np.asarray(magnitudes, dtype=np.float64) - zeropoint))
+    template = 10 ** (-0.4 * (np.asarray(template_magnitudes, dtype=np.float64) - zeropoint))
+    mean = np.tensordot(np.asarray(weights, dtype=np.float64), np.nan_to_num(template), axes=1)
+    return np.asarray(np.nan_to_num(science) - mean)
 
 
 def _signal(

@@ -99,7 +99,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     Location.parse(options.files).objects().put(name, fits_bytes(exposure))
     digest = _sha256(exposure)
     return TaskOutcome(
-        shards={name: {"region": [[0, n] for n in exposure.counts.shape], "sha256": digest}},
+        shards={f"files:{name}": {"region": [[0, n] for n in exposure.counts.shape], "sha256": digest}},
         counts={"pixels": int(exposure.counts.size)},
         timings={"compute": computed - started, "write": perf_counter() - computed},
     )
@@ -108,8 +108,10 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 def finalise(plan: Plan) -> None:
     """Write the truth about every exposure."""
     settings = Settings.model_validate(plan.job.settings)
+    table = truth_table(settings.survey())
+    job, digest = plan.job.id, plan.job.digest
     write_table(
-        Location.parse(settings.output), "truth", truth_table(settings.survey()), {"files": settings.files}
+        Location.parse(settings.output), "truth", table, {"files": settings.files}, job=job, digest=digest
     )
 
 

@@ -138,9 +138,25 @@ def test_asteroids_move_between_the_visits_of_a_night_and_are_gone_the_next():
 def test_a_difference_expects_the_mean_template_to_be_taken_away():
     science = np.array([20.0, 21.0, np.nan])
     templates = np.array([[np.nan, 20.0, 22.0], [np.nan, 21.0, 22.0]])
-    flux = difference_flux(science, templates, 23.9)
+    flux = difference_flux(science, templates, [0.75, 0.25], 23.9)
     ujy = 10 ** (-0.4 * (np.array([20.0, 21.0, 22.0]) - 23.9))
-    np.testing.assert_allclose(flux, [ujy[0], 0.5 * (ujy[1] - ujy[0]), -ujy[2]])
+    np.testing.assert_allclose(flux, [ujy[0], 0.75 * (ujy[1] - ujy[0]), -ujy[2]])
+
+
+def test_artifacts_are_in_the_truth_where_the_frame_shows_them_and_never_injectable(scene):
+    survey = replace(SMALL, hot_pixels=150.0, cosmic_rays=150.0)
+    rows = truth_rows(survey, scene, 0, "r", 4)
+    counts = make_exposure(survey, scene, 0, "r", 4).counts
+    hot = np.flatnonzero((rows["class"] == "bad_pixel") & (rows["flux"] > 1500))
+    assert hot.size >= 2
+    u, v = conditions(survey, 0, "r", 4).to_frame(rows["x"][hot], rows["y"][hot])
+    above = (
+        counts[np.rint(v).astype(int), np.rint(u).astype(int)] * survey.gain - np.median(counts) * survey.gain
+    )
+    assert (above > 0.8 * rows["flux"][hot]).all()
+    artifacts = np.isin(rows["class"], ["bad_pixel", "cosmic_ray"])
+    assert not rows["injectable"][artifacts].any()
+    assert len(set(rows["id"])) == len(rows["id"])
 
 
 def test_impossible_surveys_are_refused():
