@@ -385,6 +385,8 @@ def storage_errors(doing: str, need_bytes: int | None = None) -> Iterator[None]:
     except BaseError as error:
         if "No space left" in str(error):  # obstore's LocalStore keeps no errno
             raise StorageError(_full(doing, need_bytes)) from error
+        if "NoSuchBucket" in str(error):
+            raise StorageError(f"{doing}: there is no such bucket: check the URL and the account") from error
         raise StorageError(f"{doing}: {_first_line(error)}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

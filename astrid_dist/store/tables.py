@@ -90,10 +90,8 @@ def _write_column(
         with storage_errors(f"writing {location}/{kind.name}", need_bytes=values.nbytes):
             for chunk in range(-(-len(values) // layouts.ROWS_PER_CHUNK)):
                 location.pace(f"{kind.name}/c/{chunk}")
-            array = zarr.open_array(
-                location.zarr_store(), path=kind.name, mode="r+", config={"write_empty_chunks": True}
-            )
-            array[:] = values
+            array = zarr.open_array(location.zarr_store(), path=kind.name, mode="r+", zarr_format=3)
+            array.with_config({"write_empty_chunks": True})[:] = values
 
 
 def _filled(kind: layouts.Variable, rows: int) -> NDArray[Any]:

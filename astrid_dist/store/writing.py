@@ -152,8 +152,7 @@ class ProductWriter:
                         path=f"{self.group}/{variable}",
                         mode="r+",
                         zarr_format=3,
-                        config={"write_empty_chunks": True},
-                    )
+                    ).with_config({"write_empty_chunks": True})  # a missing object means: not written
                 except FileNotFoundError as error:
                     raise StorageError(
                         f"{self._name(variable)} does not exist: create the group first"
