@@ -390,10 +390,7 @@ def storage_errors(doing: str, need_bytes: int | None = None) -> Iterator[None]:
         raise StorageError(f"{doing}: {_first_line(error)}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            need = "" if need_bytes is None else f", {need_bytes} bytes needed for this object"
-            raise StorageError(
-                f"{doing}: the disk is full{need}; free space, then `astrid resume`"
-            ) from error
+            raise StorageError(_full(doing, need_bytes)) from error
         raise StorageError(f"{doing}: {error}") from error
 
 

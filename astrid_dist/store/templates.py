@@ -123,6 +123,7 @@ def create_group(
     scalars = [one.name for one in variables.values() if one.is_scalar]
     if scalars:
         own |= {"epochs": 0, "coordinates": " ".join(scalars)}
+    group_document = _group_document(own)
     documents = _array_documents(product, tuple(sorted(full.items())))
     _each(lambda item: objects.put(f"{group}/{item[0]}", item[1]), documents)
     field = group.rpartition("/")[0]
@@ -131,7 +132,7 @@ def create_group(
         if not objects.exists(name):
             objects.create(name, _group_document({}))
         field = field.rpartition("/")[0]
-    objects.put(f"{group}/{METADATA}", _group_document(own))
+    objects.put(f"{group}/{METADATA}", group_document)
 
 
 @lru_cache(maxsize=64)
