@@ -24,8 +24,12 @@ Cluster = Annotated[
     str | None,
     typer.Option(help="'local' (default), 'serial', or a cluster file such as clusters/local.yaml"),
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings that override the job file's")]
-JobFile = Annotated[str, typer.Argument(help="job file, or the name of a shipped one such as jobs/difference.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value settings that override the job file's")
+]
+JobFile = Annotated[
+    str, typer.Argument(help="job file, or the name of a shipped one such as jobs/difference.yaml")
+]
 OutputUrl = Annotated[str, typer.Argument(help="URL of the product a job writes or wrote")]
 
 
@@ -46,12 +50,16 @@ def init(directory: Annotated[Path, typer.Argument(help="folder to copy into; ma
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             copied += 1
-    print(f"copied {copied} files to {directory}; edit, then: astrid run {directory}/jobs/difference.yaml key=value...")
+    print(
+        f"copied {copied} files to {directory}; edit, then: astrid run {directory}/jobs/difference.yaml key=value..."
+    )
 
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Argument(help="folder for the survey, the products and the report")] = Path("demo"),
+    directory: Annotated[
+        Path, typer.Argument(help="folder for the survey, the products and the report")
+    ] = Path("demo"),
     cluster: Cluster = None,
 ) -> None:
     """Make a mock survey, find its transients and write an HTML report that compares them with the truth."""
@@ -66,7 +74,9 @@ def ingest(
     survey: Annotated[str, typer.Option(help="survey profile: generic, decam, ztf, or a YAML file")],
     to: Annotated[str, typer.Option(help="URL of the survey cube; made or appended to")],
     field: Annotated[str | None, typer.Option(help="put every epoch into this field")] = None,
-    band: Annotated[str | None, typer.Option(help="take only this band, or name it where headers do not")] = None,
+    band: Annotated[
+        str | None, typer.Option(help="take only this band, or name it where headers do not")
+    ] = None,
     grid: Annotated[str | None, typer.Option(help="FITS file whose pixel grid a new field takes")] = None,
     cluster: Cluster = None,
 ) -> None:
@@ -211,3 +221,7 @@ def main() -> None:
     except AstridError as error:
         print(f"astrid: {error.kind} error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,10 @@ class Window:
     def widened(self, halo: int, height: int, width: int) -> "Window":
         """Grown by ``halo`` pixels on every side, cut at the field's border."""
         return Window(
-            max(self.y0 - halo, 0), min(self.y1 + halo, height), max(self.x0 - halo, 0), min(self.x1 + halo, width)
+            max(self.y0 - halo, 0),
+            min(self.y1 + halo, height),
+            max(self.x0 - halo, 0),
+            min(self.x1 + halo, width),
         )
 
     def within(self, outer: "Window") -> tuple[slice, slice]:
@@ -70,7 +73,9 @@ class Window:
 
 def shard_window(row: int, column: int, height: int, width: int) -> Window:
     """The pixels of shard (row, column) of a field."""
-    return Window(row * SHARD, min((row + 1) * SHARD, height), column * SHARD, min((column + 1) * SHARD, width))
+    return Window(
+        row * SHARD, min((row + 1) * SHARD, height), column * SHARD, min((column + 1) * SHARD, width)
+    )
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,11 @@ def read_planes(reader: ProductReader, window: Window, **epoch: int) -> Planes:
     return Planes(image, variance, mask, rms)
 
 
-def read_stars(reader: ProductReader, **epoch: int) -> StarList:
-    """The star list of an epoch or a reference, padding removed."""
+def read_stars(reader: ProductReader, fwhm_px: float, **epoch: int) -> StarList:
+    """The star list of an epoch or a reference of a given seeing, padding removed."""
     columns = {name: reader.read(f"star_{name}", **epoch) for name in ("x", "y", "flux", "flux_err", "flags")}
     used = np.isfinite(columns["x"])
-    return StarList(**{name: values[used] for name, values in columns.items()})
+    return StarList(**{name: values[used] for name, values in columns.items()}, fwhm_px=fwhm_px)
 
 
 def field_shape(reader: ProductReader, variable: str) -> tuple[int, int]:

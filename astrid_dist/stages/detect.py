@@ -42,8 +42,12 @@ class Settings(BaseModel):
     difference: str = Field(description="URL of the difference product")
     output: str = Field(description="URL of the candidates product to write")
     fields: list[str] = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
-    threshold: float = Field(default=5.0, gt=0, description="detection threshold in |S_corr|, standard deviations")
-    objects: str | None = Field(default=None, description="URL of earlier candidates whose object ids continue")
+    threshold: float = Field(
+        default=5.0, gt=0, description="detection threshold in |S_corr|, standard deviations"
+    )
+    objects: str | None = Field(
+        default=None, description="URL of earlier candidates whose object ids continue"
+    )
 
 
 def plan(settings: Settings) -> Plan:
@@ -69,7 +73,9 @@ def plan(settings: Settings) -> Plan:
 def prepare(plan: Plan) -> None:
     """Create the product's root; the table is written when all parts are there."""
     output = Location.parse(plan.job.output)
-    create_product(output, "candidates", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest)
+    create_product(
+        output, "candidates", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest
+    )
 
 
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
@@ -99,17 +105,21 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 
 
 def _measure(
-    reader: ProductReader, key: ShardKey, planes: Mapping[str, NDArray[Any]], core: Any, outer: Any, threshold: float
+    reader: ProductReader,
+    key: ShardKey,
+    planes: Mapping[str, NDArray[Any]],
+    core: Any,
+    outer: Any,
+    threshold: float,
 ) -> dict[str, NDArray[Any]]:
     """Columns of the peaks whose pixel lies in the core, in the field's pixels."""
-    rows, cols, _ = detection.find_peaks(planes["score"], threshold)
+    rows, cols, heights = detection.find_peaks(planes["score"], threshold)
     psf = reader.read(
         "psf_d",
         epoch=key.epoch,
         tile_y=slice(core.y0 // TILE, -(-core.y1 // TILE)),
         tile_x=slice(core.x0 // TILE, -(-core.x1 // TILE)),
     )
-    own = np.zeros(rows.shape, bool)
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in MEASURED}
     for tile_y, tile_x, tile in core.tiles(TILE):
         y, x = rows + outer.y0, cols + outer.x0
@@ -118,7 +128,12 @@ def _measure(
         if not own.any() or not np.isfinite(stamp).all():
             continue
         measured = detection.measure_peaks(
-            planes["difference"], planes["score"], planes["sigma_flux"], stamp, planes["mask"], (rows[own], cols[own])
+            planes["difference"],
+            planes["score"],
+            planes["sigma_flux"],
+            stamp,
+            planes["mask"],
+            (rows[own], cols[own], heights[own]),
         )
         for name in MEASURED:
             columns[name].append(np.asarray(measured[name]))
@@ -140,9 +155,12 @@ def finalise(plan: Plan) -> None:
         content = parts.get(f"parts/{key}.parquet")
         if content and marker["counts"]["peaks"]:
             table = pq.read_table(io.BytesIO(content))
-            found.setdefault((key.group, key.epoch), []).append({n: table[n].to_numpy() for n in table.column_names})
+            found.setdefault((key.group, key.epoch), []).append(
+                {n: table[n].to_numpy() for n in table.column_names}
+            )
     epochs = [
-        _describe(ProductReader(difference, group), group, epoch, found[group, epoch]) for group, epoch in sorted(found)
+        _describe(ProductReader(difference, group), group, epoch, found[group, epoch])
+        for group, epoch in sorted(found)
     ]
     names = list(epochs[0]) if epochs else []
     columns = {name: np.concatenate([epoch[name] for epoch in epochs]) for name in names}
@@ -156,7 +174,9 @@ def _describe(
     reader: ProductReader, group: str, epoch: int, parts: list[dict[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
     """One epoch's candidates, strongest first, with everything that is known of the epoch."""
-    merged = detection.merge({name: np.concatenate([part[name] for part in parts]) for name in MEASURED}, MERGE_RADIUS_PX)
+    merged = detection.merge(
+        {name: np.concatenate([part[name] for part in parts]) for name in MEASURED}, MERGE_RADIUS_PX
+    )
     order = np.lexsort((merged["x"], merged["y"], -np.abs(merged["snr"])))
     columns = {name: values[order] for name, values in merged.items()}
     n = len(order)

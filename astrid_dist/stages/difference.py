@@ -14,6 +14,7 @@ from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.flags import Flag
 from astrid_dist.imaging import zogy
+from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.masks import noise_moments, source_free
 from astrid_dist.imaging.psf import evaluate as psf_at
 from astrid_dist.stages.blocks import (
@@ -42,6 +43,8 @@ from astrid_dist.store.templates import (
 )
 from astrid_dist.store.writing import ProductWriter
 
+#: Source-free pixels below which the noise of a tile is not judged.
+ENOUGH_PIXELS = 5000
 #: Per-tile measurements, in the order of the layout.
 TILE_MAPS = (
     "sigma_n", "sigma_r", "flux_ratio", "flux_ratio_err", "F_S", "dx", "dy", "dx_err", "dy_err",
@@ -61,9 +64,13 @@ class Settings(BaseModel):
         default="all", description="'all', 'best:N', or source names or epoch ids"
     )
     fields: list[str] = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
-    match_radius_px: float = Field(default=3.0, gt=0, description="how far a star may be from its match, pixels")
+    match_radius_px: float = Field(
+        default=3.0, gt=0, description="how far a star may be from its match, pixels"
+    )
     astrometric_sigma_px: float = Field(
-        default=0.1, ge=0, description="misregistration assumed per axis where stars are too few to measure it, pixels"
+        default=0.1,
+        ge=0,
+        description="misregistration assumed per axis where stars are too few to measure it, pixels",
     )
     renormalise: bool = Field(
         default=True, description="divide S_corr of each tile by its measured source-free standard deviation"
@@ -87,7 +94,9 @@ def plan(settings: Settings) -> Plan:
         reader = ProductReader(survey, group)
         shape, other = field_shape(reader, "image"), field_shape(ProductReader(reference, group), "image")
         if shape != other:
-            raise ConfigError(f"{group}: the survey's grid is {shape}, the reference's {other} (rows, columns)")
+            raise ConfigError(
+                f"{group}: the survey's grid is {shape}, the reference's {other} (rows, columns)"
+            )
         chosen[group] = choose_epochs(reader, settings.epochs, group)
         digests[group] = epochs_digest(reader, chosen[group])
         rows, columns = shard_grid({"y": shape[0], "x": shape[1]}, "difference")
@@ -104,7 +113,9 @@ def plan(settings: Settings) -> Plan:
         "reference": str(reference),
         "reference_digest": product_header(reference)["digest"],
     }
-    job = Job("difference", "astrid_dist.stages.difference:task", settings.output, resolved.model_dump(), inputs)
+    job = Job(
+        "difference", "astrid_dist.stages.difference:task", settings.output, resolved.model_dump(), inputs
+    )
     return Plan(job, keys, _estimate(len(keys), pixels, largest), warnings)
 
 
@@ -125,14 +136,18 @@ def prepare(plan: Plan) -> None:
     """Create the product and one group per field, with a slot for every chosen epoch."""
     settings = Settings.model_validate(plan.job.settings)
     output, survey = Location.parse(settings.output), Location.parse(settings.survey)
-    create_product(output, "difference", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest)
+    create_product(
+        output, "difference", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest
+    )
     for group, indices in _chosen(settings).items():
         reader = ProductReader(survey, group)
         height, width = field_shape(reader, "image")
         box = reader.sizes("psf")["u"]
         kept = ("wcs", "survey", "pixel_scale_arcsec", "oversampling")
         attributes = {name: reader.attributes[name] for name in kept if name in reader.attributes}
-        create_group(output, "difference", group, {"epoch": 0, "y": height, "x": width, "v": box, "u": box}, attributes)
+        create_group(
+            output, "difference", group, {"epoch": 0, "y": height, "x": width, "v": box, "u": box}, attributes
+        )
         grow(output, "difference", group, len(indices))
 
 
@@ -151,6 +166,8 @@ class _Epoch(NamedTuple):
     row: Mapping[str, Any]
     shape: tuple[int, int]
     pair: Pair
+    share: float
+    """Weight of this epoch in its own reference; 0 where it is no part of it."""
 
 
 def _open_epoch(settings: Settings, key: ShardKey) -> _Epoch:
@@ -159,11 +176,16 @@ def _open_epoch(settings: Settings, key: ShardKey) -> _Epoch:
     index = _chosen(settings)[key.group][key.epoch]
     row = epoch_row(survey, index)
     made = reference.attributes["reference"]
-    stars = read_stars(survey, epoch=index), read_stars(reference)
-    zeropoints = (float(row["zeropoint"]), float(made["zeropoint"] if made["zeropoint"] is not None else np.nan))
+    stars = read_stars(survey, row["fwhm"], epoch=index), read_stars(reference, made["fwhm"])
+    zeropoints = (
+        float(row["zeropoint"]),
+        float(made["zeropoint"] if made["zeropoint"] is not None else np.nan),
+    )
     where = f"{key.group} epoch {row['source']}"
     compared = pair(*stars, zeropoints, settings.match_radius_px, where)
-    return _Epoch(survey, reference, index, row, field_shape(survey, "image"), compared)
+    weights = dict(zip(made["epoch_ids"], made["weights"], strict=True))
+    share = weights.get(row["epoch_id"], 0.0)
+    return _Epoch(survey, reference, index, row, field_shape(survey, "image"), compared, share)
 
 
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
@@ -216,8 +238,12 @@ def _subtract_tiles(
         at = tile_y - core.y0 // TILE, tile_x - core.x0 // TILE
         window = tile.widened(zogy.halo_px(box), *epoch.shape)
         inside = window.within(outer)
-        new = Planes(*(plane[inside] for plane in (science.image, science.variance, science.mask, science.rms)))
-        ref = Planes(*(plane[inside] for plane in (template.image, template.variance, template.mask, template.rms)))
+        new = Planes(
+            *(plane[inside] for plane in (science.image, science.variance, science.mask, science.rms))
+        )
+        ref = Planes(
+            *(plane[inside] for plane in (template.image, template.variance, template.mask, template.rms))
+        )
         if not (np.isfinite(new.image).any() and np.isfinite(ref.image).any()):
             continue
         result = _subtract(epoch, options, tile, new, ref)
@@ -226,13 +252,17 @@ def _subtract_tiles(
         fwhm = max(float(epoch.row["fwhm"]), 2.0)
         quiet = source_free(new.image, new.sigma, fwhm)[crop] & source_free(ref.image, ref.sigma, fwhm)[crop]
         mean, std, n_quiet = noise_moments(score, quiet)
-        renormalisation = std if options.renormalise and n_quiet >= 5000 and std > 0 else 1.0
+        renormalisation = std if options.renormalise and n_quiet >= ENOUGH_PIXELS and std > 0 else 1.0
+        if (
+            epoch.share
+        ):  # the noise it shares with its reference cancels; that must not sharpen its detections
+            renormalisation = max(renormalisation, 1.0)
         place = tile.within(core)
         planes["difference"][place] = result.difference[crop]
         planes["score"][place] = score / np.float32(renormalisation)
         planes["sigma_flux"][place] = sigma_flux * np.float32(renormalisation)
         psf_d[at] = result.psf_d
-        peaks[at] = int((np.abs(planes["score"][place]) >= 5).sum())
+        peaks[at] = len(find_peaks(planes["score"][place])[0])
         found = epoch.pair
         measured = (
             new.sigma, ref.sigma, found.flux_ratio, found.flux_ratio_err, result.F_S, found.dx, found.dy,
@@ -252,7 +282,12 @@ def _subtract(epoch: _Epoch, options: Settings, tile: Window, new: Planes, ref: 
     if not (np.isfinite(psf_n).all() and np.isfinite(psf_r).all()):
         raise InputError(f"{epoch.row['source']}: the stored PSF holds NaN; ingest the epoch again")
     filters = zogy.plan_subtraction(
-        psf_n, psf_r, new.sigma, ref.sigma, epoch.pair.flux_ratio, shape=(new.image.shape[0], new.image.shape[1])
+        psf_n,
+        psf_r,
+        new.sigma,
+        ref.sigma,
+        epoch.pair.flux_ratio,
+        shape=(new.image.shape[0], new.image.shape[1]),
     )
     return zogy.subtract(
         new.image,
@@ -271,6 +306,9 @@ def _scalars(epoch: _Epoch, maps: Mapping[str, NDArray[np.float32]]) -> dict[str
     made = epoch.reference.attributes["reference"]
     std = maps["score_std"][np.isfinite(maps["score_std"])]
     verdict, reason = epoch.pair.verdict, epoch.pair.reason
+    if epoch.share and verdict == "good":
+        verdict = "in reference"
+        reason = f"it is {100 * epoch.share:.0f} % of its own reference: what it shares with it is damped"
     # Green range of the BlackBOX quality control for std(S_corr): facts of a ZOGY survey in production.
     if std.size and not 0.7 <= float(np.median(std)) <= 1.3 and verdict == "good":
         verdict = "noise off"

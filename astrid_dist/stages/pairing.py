@@ -8,8 +8,10 @@ from astrid_dist.errors import InputError
 from astrid_dist.imaging import registration
 from astrid_dist.imaging.stars import StarList
 
-#: Below this many matched stars the flux scale comes from zero points and no offset is corrected.
+#: Below this many matched stars the flux scale comes from the zero points, where there are any.
 FEW_STARS = 8
+#: Below this many an offset is neither believed nor corrected.
+FEWEST_FOR_OFFSET = 4
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Pair:
 
     @property
     def shift(self) -> tuple[float, float]:
-        """The offset worth correcting: measured by enough stars and beyond three of its errors."""
-        if self.n_matched < FEW_STARS:
+        """The offset worth correcting: measured by four stars or more and beyond three of its errors."""
+        if self.n_matched < FEWEST_FOR_OFFSET:
             return 0.0, 0.0
         return (
             self.dx if abs(self.dx) > 3 * self.dx_err else 0.0,
@@ -42,7 +44,7 @@ class Pair:
 
     def astrometric_sigma(self, fallback: float) -> tuple[float, float]:
         """What is left of misregistration after correction, pixels (x, y); enters S_corr."""
-        if self.n_matched < FEW_STARS:
+        if self.n_matched < FEWEST_FOR_OFFSET:
             return fallback, fallback
         return float(np.hypot(self.scatter, self.dx_err)), float(np.hypot(self.scatter, self.dy_err))
 
@@ -78,13 +80,17 @@ def pair(
         known = all(np.isfinite(zeropoints))
         if known:
             ratio, error = 10 ** (0.4 * (zeropoints[0] - zeropoints[1])), 0.02
-            reason = f"{n} matched stars (8 needed): flux scale from the zero points, offset not corrected"
+            reason = f"{n} matched stars ({FEW_STARS} needed): flux scale from the zero points"
         elif n:
-            ratio, error = float(np.median(epoch.flux[ia] / reference.flux[ib])), 0.1
-            reason = f"{n} matched stars (8 needed) and no zero points: median ratio, offset not corrected"
+            # A median's error is 1.25 times a mean's; stars this few cannot vouch for better than 1 %.
+            ratio = float(np.median(epoch.flux[ia] / reference.flux[ib]))
+            error = max(1.25 * error, 0.01 * ratio) if n > 2 else 0.1 * ratio
+            reason = f"{n} matched stars ({FEW_STARS} needed) and no zero points: median flux ratio"
         else:
             raise InputError(
                 f"{where}: no star in common with the reference within {radius_px:g} px and no zero points, "
                 "so no flux scale; check --grid and the WCS, or give zero points in the survey profile"
             )
+        if n < FEWEST_FOR_OFFSET:
+            reason += "; offset not measured"
     return Pair(ratio, error, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)

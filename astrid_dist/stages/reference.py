@@ -27,7 +27,6 @@ from astrid_dist.stages.blocks import (
 from astrid_dist.stages.pairing import pair
 from astrid_dist.stages.selection import choose_epochs, epoch_row, epochs_digest, groups_of
 from astrid_dist.store.layouts import MESH_BOX, STARS
-from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.templates import create_group, create_product, shard_grid
@@ -49,8 +48,12 @@ class Settings(BaseModel):
         default="best:5", description="'best:N' (the N deepest), 'all', or source names or epoch ids"
     )
     fields: list[str] = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
-    clip_sigma: float = Field(default=4.0, gt=0, description="outliers beyond this many sigma of the median are left out")
-    match_radius_px: float = Field(default=3.0, gt=0, description="how far a star may be from its match, pixels")
+    clip_sigma: float = Field(
+        default=4.0, gt=0, description="outliers beyond this many sigma of the median are left out"
+    )
+    match_radius_px: float = Field(
+        default=3.0, gt=0, description="how far a star may be from its match, pixels"
+    )
 
 
 def plan(settings: Settings) -> Plan:
@@ -68,7 +71,9 @@ def plan(settings: Settings) -> Plan:
         chosen[group] = choose_epochs(reader, settings.epochs, group)
         digests[group] = epochs_digest(reader, chosen[group])
         if len(chosen[group]) < 3:
-            warnings.append(f"{group}: {len(chosen[group])} epochs cannot outvote a cosmic ray; three or more can")
+            warnings.append(
+                f"{group}: {len(chosen[group])} epochs cannot outvote a cosmic ray; three or more can"
+            )
         height, width = field_shape(reader, "image")
         rows, columns = shard_grid({"y": height, "x": width}, "reference")
         blocks.append(KeyBlock(group, (-1,), rows, columns))
@@ -111,8 +116,8 @@ def prepare(plan: Plan) -> None:
 
 def _provenance(reader: ProductReader, indices: list[int], radius_px: float) -> dict[str, Any]:
     """What goes into a reference: flux scales to its first epoch, weights, zero point, seeing."""
-    rows = [epoch_row(reader, index) for index in indices]
-    stars = [read_stars(reader, epoch=index) for index in indices]
+    rows = [epoch_row(reader, index) | {"index": index} for index in indices]
+    stars = [read_stars(reader, row["fwhm"], epoch=row["index"]) for row in rows]
     noise = [float(np.nanmedian(reader.read("background_rms", epoch=index))) for index in indices]
     first, verdicts = rows[0], []
     scales = [1.0]
@@ -153,7 +158,9 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     _, rms = measure_background(planes["image"], planes["mask"], MESH_BOX)
     computed = perf_counter()
     writer = ProductWriter(output, key.group)
-    shards = {f"{key.group}/{name}": writer.write(name, window.slices, values) for name, values in planes.items()}
+    shards = {
+        f"{key.group}/{name}": writer.write(name, window.slices, values) for name, values in planes.items()
+    }
     mesh = {
         "mesh_y": slice(window.y0 // MESH_BOX, -(-window.y1 // MESH_BOX)),
         "mesh_x": slice(window.x0 // MESH_BOX, -(-window.x1 // MESH_BOX)),
@@ -225,7 +232,9 @@ def _stars(reader: ProductReader, fwhm_px: float) -> StarList:
             stars = measure_stars(planes.image, planes.variance, planes.mask, fwhm_px)
             x, y = stars.x + outer.x0, stars.y + outer.y0
             mine = (x >= core.x0 - 0.5) & (x < core.x1 - 0.5) & (y >= core.y0 - 0.5) & (y < core.y1 - 0.5)
-            found.append(StarList(x[mine], y[mine], stars.flux[mine], stars.flux_err[mine], stars.flags[mine]))
+            found.append(
+                StarList(x[mine], y[mine], stars.flux[mine], stars.flux_err[mine], stars.flags[mine], fwhm_px)
+            )
     joined = {name: np.concatenate([getattr(part, name) for part in found]) for name in STAR_COLUMNS}
     order = np.argsort(-joined["flux"], kind="stable")[:STARS]
-    return StarList(**{name: values[order] for name, values in joined.items()})
+    return StarList(**{name: values[order] for name, values in joined.items()}, fwhm_px=fwhm_px)

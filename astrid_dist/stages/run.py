@@ -12,8 +12,8 @@ from astrid_dist.engine.protocol import Engine
 from astrid_dist.engine.runner import RunSummary, run
 from astrid_dist.errors import ConfigError
 from astrid_dist.stages import load_stage
-from astrid_dist.store.ledger import Ledger, Marker
 from astrid_dist.store.lease import Lease
+from astrid_dist.store.ledger import Ledger, Marker
 from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import set_state
 
@@ -89,7 +89,9 @@ def unfinished_job(url: str) -> dict[str, Any]:
     """
     jobs = Ledger(Location.parse(url)).jobs()
     if not jobs:
-        raise ConfigError(f"{url} has no jobs: is it the output URL of a job? its ledger lies in {url}.ledger")
+        raise ConfigError(
+            f"{url} has no jobs: is it the output URL of a job? its ledger lies in {url}.ledger"
+        )
     waiting = [job for job in jobs if not job["finished"]]
     if not waiting:
         raise ConfigError(f"{url} has nothing to resume: its {len(jobs)} jobs are finished")

@@ -29,7 +29,9 @@ def groups_of(location: Location, product: str, patterns: Sequence[str]) -> list
     for pattern in patterns:
         if not any(fnmatch(group, pattern) for group in there):
             close = get_close_matches(pattern, there, 3) or there[:5]
-            raise ConfigError(f"{location} has no group like {pattern!r}; it has {', '.join(close) or 'none yet'}")
+            raise ConfigError(
+                f"{location} has no group like {pattern!r}; it has {', '.join(close) or 'none yet'}"
+            )
     return [group for group in there if any(fnmatch(group, pattern) for pattern in patterns)]
 
 
@@ -42,7 +44,9 @@ def epoch_table(reader: ProductReader) -> list[dict[str, Any]]:
     """One row per committed epoch, plain Python values, with its ``index``."""
     count = reader.epochs
     columns = {name: reader.read(name, epoch=slice(0, count)).tolist() for name in COLUMNS}
-    return [{name: values[index] for name, values in columns.items()} | {"index": index} for index in range(count)]
+    return [
+        {name: values[index] for name, values in columns.items()} | {"index": index} for index in range(count)
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -115,7 +119,9 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
             return int(matches[0]["index"])
         if matches:
             several = ", ".join(str(row["source"]) for row in matches[:4])
-            raise ConfigError(f"{where}: {name!r} stands for {len(matches)} epochs ({several}); name one exactly")
+            raise ConfigError(
+                f"{where}: {name!r} stands for {len(matches)} epochs ({several}); name one exactly"
+            )
     sources = [str(row["source"]) for row in rows]
     close = get_close_matches(name, sources, 3) or sources[:5]
     raise ConfigError(f"{where} has no valid epoch {name!r}; it has {', '.join(close)}")

@@ -22,19 +22,27 @@ def describe_status(url: str) -> str:
     ledger, jobs = _jobs(url)
     lines = [f"{url}: {_state(url)}"]
     for job in jobs:
-        counts = Counter(marker["status"] for marker in ledger.markers(job["stage"]) if marker["config"] == job["digest"])
+        counts = Counter(
+            marker["status"] for marker in ledger.markers(job["stage"]) if marker["config"] == job["digest"]
+        )
         failed = list(ledger.failures(job["stage"]))
         finished = job["finished"]
         if finished:
-            lines.append(f"{job['id']}  finished {finished['time']}: {finished['tasks']} tasks, {finished['seconds']:.1f} s")
+            lines.append(
+                f"{job['id']}  finished {finished['time']}: {finished['tasks']} tasks, {finished['seconds']:.1f} s"
+            )
         else:
             done = sum(counts.values())
-            lines.append(f"{job['id']}  begun {job['created']}: {done} of {job['tasks']} tasks have their marker")
+            lines.append(
+                f"{job['id']}  begun {job['created']}: {done} of {job['tasks']} tasks have their marker"
+            )
             lines.append(f"  to go on: astrid resume {url}")
         if counts["quarantined"]:
             lines.append(f"  {counts['quarantined']} quarantined: astrid why {url}")
         if failed:
-            lines.append(f"  {len(failed)} set aside, first {failed[0]['key']}: astrid why {url} {failed[0]['key']}")
+            lines.append(
+                f"  {len(failed)} set aside, first {failed[0]['key']}: astrid why {url} {failed[0]['key']}"
+            )
     return "\n".join(lines)
 
 
@@ -52,7 +60,9 @@ def describe_reasons(url: str) -> str:
     lines = []
     for stage in dict.fromkeys(job["stage"] for job in jobs):
         for failure in ledger.failures(stage):
-            lines.append(f"set aside    {failure['key']}  after {failure['attempts']} attempts: {failure['error']}")
+            lines.append(
+                f"set aside    {failure['key']}  after {failure['attempts']} attempts: {failure['error']}"
+            )
         for marker in ledger.markers(stage):
             if marker["status"] == "quarantined":
                 source = marker["scalars"].get("source", "")
@@ -80,6 +90,12 @@ def describe_key(url: str, key: str) -> str:
         if marker:
             seconds = ", ".join(f"{name} {value:.2f} s" for name, value in marker["timings"].items())
             counts = ", ".join(f"{name} {value}" for name, value in marker["counts"].items())
-            lines = [f"{key}: {marker['status']} {marker['finished']} on {marker['worker']}", f"  {seconds}", f"  {counts}"]
+            lines = [
+                f"{key}: {marker['status']} {marker['finished']} on {marker['worker']}",
+                f"  {seconds}",
+                f"  {counts}",
+            ]
             return "\n".join([*lines, *([f"  {marker['reason']}"] if marker["reason"] else [])])
-    raise ConfigError(f"{url} knows no task {key!r}: keys look like f0423/g/e000017/y00x01; `astrid why {url}` lists some")
+    raise ConfigError(
+        f"{url} knows no task {key!r}: keys look like f0423/g/e000017/y00x01; `astrid why {url}` lists some"
+    )
