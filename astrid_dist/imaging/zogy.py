@@ -11,13 +11,14 @@ radius is measured too faint, and a star cut by it leaves a residual.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from astrid_dist.errors import InputError
+from astrid_dist.imaging.no_data import fill_pair, moved, widened
 
 Image: TypeAlias = NDArray[np.float32]
 
@@ -43,10 +44,14 @@ class SubtractionPlan:
     psf_d : (v, u) float32
         PSF of D, centred on the middle pixel (eq. 14): a source of flux 1 adds exactly this to `difference`.
         Its sum is 1 but for what lies outside the box.
+    flux_ratio : float
+        F_n / F_r.
     F_D, F_S : float
         Flux scales of D and S (eq. 15, 42).
     kernel_radius_px : float
         Radius in pixels that holds 99.9 % of the energy of k_n and of k_r.
+    leak : (n,) float64
+        Largest response of the score to one science electron n pixels away or farther.
     """
 
     shape: tuple[int, int]
@@ -58,10 +63,11 @@ class SubtractionPlan:
     science_v: NDArray[np.complex64]
     reference_v: NDArray[np.complex64]
     psf_d: Image
-    flux_n: float
+    flux_ratio: float
     F_D: float
     F_S: float
     kernel_radius_px: float
+    leak: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -143,43 +149,49 @@ def plan_subtraction(
     reference = _checked_psf(psf_r, "reference")
     box = max(len(science), len(reference))
     margin = halo_px(box)
-    padded = (
-        fft.next_fast_len(shape[0] + margin, real=True),
-        fft.next_fast_len(shape[1] + margin, real=True),
-    )
+    # Columns are transformed as complex numbers, which have more fast lengths than rows.
+    padded = (fft.next_fast_len(shape[0] + margin), fft.next_fast_len(shape[1] + margin, real=True))
     Pn, Pr = _transform(science, padded), _transform(reference, padded)
 
     # Where both PSFs have no power D would be 0/0, or noise of the PSFs over noise, which smears cosmic rays
     # and saturated stars over the tile. There both are set to one small number: D stays white and becomes
     # the plain weighted difference, and the score ignores the frequency.
     floor = max(_ROUNDING_FLOOR, _noise_floor(science), _noise_floor(reference))
-    den = (sigma_n * flux_r * np.abs(Pr)) ** 2 + (sigma_r * flux_n * np.abs(Pn)) ** 2
-    norm = (sigma_n * flux_r) ** 2 + (sigma_r * flux_n) ** 2
-    signal = -np.expm1(-((den / (norm * floor**2)) ** 2))
-    Qn, Qr = Pn * signal + floor * (1 - signal), Pr * signal + floor * (1 - signal)
-    den = (sigma_n * flux_r * np.abs(Qr)) ** 2 + (sigma_r * flux_n * np.abs(Qn)) ** 2
-    root = np.sqrt(den)
-
-    F_D = flux_n * flux_r / np.sqrt(norm)
-    science_d, reference_d = flux_r * Qr / root, flux_n * Qn / root
-    kn = signal * flux_n * flux_r**2 * np.conj(Qn) * np.abs(Qr) ** 2 / den
-    kr = signal * flux_r * flux_n**2 * np.conj(Qr) * np.abs(Qn) ** 2 / den
-    kernel_n, kernel_r = fft.irfft2(kn, padded), fft.irfft2(kr, padded)
+    weight_r, weight_n = (sigma_n * flux_r) ** 2, (sigma_r * flux_n) ** 2
+    power = (weight_r * _squared(Pr) + weight_n * _squared(Pn)) / (weight_r + weight_n)
+    weak = np.nonzero(power < 6 * floor**2)
+    signal = -np.expm1(-((power[weak] / floor**2) ** 2))
+    Qn, Qr = Pn.copy(), Pr.copy()
+    for Q in (Qn, Qr):
+        Q[weak] = Q[weak] * signal + floor * (1 - signal)
+    power_n, power_r = _squared(Qn), _squared(Qr)
+    den = weight_r * power_r + weight_n * power_n
+    F_D = flux_n * flux_r / np.sqrt(weight_r + weight_n)
+    scale_d = 1 / (F_D * np.sqrt(den))
+    scale_s = flux_n * flux_r / den
+    scale_s[weak] *= signal
+    science_d = (Qr * (flux_r * scale_d)).astype(np.complex64)
+    reference_d = (Qn * (flux_n * scale_d)).astype(np.complex64)
+    science_s = (np.conj(Qn) * (flux_r * power_r * scale_s)).astype(np.complex64)
+    reference_s = (np.conj(Qr) * (flux_n * power_n * scale_s)).astype(np.complex64)
+    kernel_n, kernel_r = fft.irfft2(science_s, padded), fft.irfft2(reference_s, padded)
+    psf_d = fft.irfft2((flux_n * science_d * Pn).astype(np.complex64), padded)
     return SubtractionPlan(
         shape=(int(shape[0]), int(shape[1])),
         padded=padded,
-        science_d=(science_d / F_D).astype(np.complex64),
-        reference_d=(reference_d / F_D).astype(np.complex64),
-        science_s=kn.astype(np.complex64),
-        reference_s=kr.astype(np.complex64),
-        science_v=fft.rfft2(kernel_n**2).astype(np.complex64),
-        reference_v=fft.rfft2(kernel_r**2).astype(np.complex64),
-        psf_d=_centred(fft.irfft2(flux_n * science_d * Pn / F_D, padded), box).astype(np.float32),
-        flux_n=float(flux_n),
+        science_d=science_d,
+        reference_d=reference_d,
+        science_s=science_s,
+        reference_s=reference_s,
+        science_v=fft.rfft2(np.square(kernel_n)),
+        reference_v=fft.rfft2(np.square(kernel_r)),
+        psf_d=_centred(psf_d, box),
+        flux_ratio=float(flux_n / flux_r),
         F_D=float(F_D),
-        # S of a unit source at its own pixel; eq. 42 where the guard is idle.
-        F_S=float(flux_n * fft.irfft2(kn * Pn, padded)[0, 0]),
-        kernel_radius_px=max(_energy_radius(kernel_n), _energy_radius(kernel_r)),
+        # S of a unit source at its own pixel: eq. 42 where the guard is idle.
+        F_S=float(flux_n * np.sum(_centred(kernel_n, len(science))[::-1, ::-1] * science)),
+        leak=_leak(kernel_n, kernel_r, sigma_n, sigma_r, flux_n / flux_r, margin),
+        kernel_radius_px=max(_energy_radius(kernel, margin) for kernel in (kernel_n, kernel_r)),
     )
 
 
@@ -211,14 +223,15 @@ def subtract(
         Standard deviation of the relative position of the two images per axis, pixels. Half of its variance
         goes to each image (eq. 30-33), so that together they carry it once.
     flux_ratio_err : float
-        Standard error of flux_n. A wrong ratio leaves the same share of every star, hence a variance
-        (flux_ratio_err / flux_n · S_r)².
+        Standard error of flux_n / flux_r. A wrong ratio leaves the same share of every pixel of a star, hence
+        a variance (flux_ratio_err / flux_ratio · S_r)².
 
     Returns
     -------
     Subtraction
-        NaN within `kernel_radius_px` of a pixel that is NaN in any of the four planes: farther away less
-        than 0.1 % of the energy of a kernel lies on it.
+        NaN within `kernel_radius_px` of a pixel that is NaN in any of the four planes (farther away less
+        than 0.1 % of the energy of a kernel lies on it), and as much farther as the hidden part of a bright
+        star would move the score by its own noise.
 
     Raises
     ------
@@ -238,7 +251,8 @@ def subtract(
 
     bad_new = ~(np.isfinite(new) & (var_new >= 0) & np.isfinite(var_new))
     bad_ref = ~(np.isfinite(ref) & (var_ref >= 0) & np.isfinite(var_ref))
-    new, var_new, ref, var_ref = _filled(new, var_new, bad_new, ref, var_ref, bad_ref, plan.flux_n)
+    given_new, given_ref = new, ref
+    new, var_new, ref, var_ref = fill_pair(new, var_new, bad_new, ref, var_ref, bad_ref, plan.flux_ratio)
 
     N, R = fft.rfft2(new, plan.padded), fft.rfft2(ref, plan.padded)
     Vn, Vr = fft.rfft2(var_new, plan.padded), fft.rfft2(var_ref, plan.padded)
@@ -266,9 +280,15 @@ def subtract(
     S_r = S_r[:height, :width]
     score = S_n[:height, :width] - S_r
     if flux_ratio_err:
-        variance += np.square(S_r * np.float32(flux_ratio_err / plan.flux_n))
+        variance += np.square(S_r * np.float32(flux_ratio_err / plan.flux_ratio))
 
-    bad = _widened(_moved(bad_new, dx, dy) | bad_ref, plan.kernel_radius_px)
+    bad = widened(
+        moved(bad_new, dx, dy) | bad_ref,
+        bad_new & bad_ref,
+        (given_new, given_ref * np.float32(plan.flux_ratio)),
+        plan.leak,
+        plan.kernel_radius_px,
+    )
     bad |= variance <= 0
     variance[bad] = np.nan
     sigma = np.sqrt(variance, out=variance)
@@ -292,21 +312,25 @@ def _checked_psf(psf: ArrayLike, whose: str) -> NDArray[np.float64]:
     total = stamp.sum()
     if not (np.isfinite(total) and total > 0):
         raise InputError(f"subtraction: {whose} PSF sums to {total}; it must be finite and positive")
-    return stamp / total
+    return cast(NDArray[np.float64], stamp / total)
 
 
 def _transform(stamp: NDArray[np.float64], padded: tuple[int, int]) -> NDArray[np.complex128]:
-    """Transform of a stamp whose middle pixel is put at [0, 0]."""
-    grid = np.zeros((max(padded[0], len(stamp)), max(padded[1], len(stamp))))
-    grid[: len(stamp), : len(stamp)] = stamp
-    half = len(stamp) // 2
-    return np.asarray(fft.rfft2(np.roll(grid, (-half, -half), axis=(0, 1))))
+    """Transform of a stamp whose middle pixel is put at [0, 0]; a stamp larger than the grid wraps."""
+    grid = np.zeros(padded)
+    offsets = np.arange(len(stamp)) - len(stamp) // 2
+    np.add.at(grid, np.ix_(offsets % padded[0], offsets % padded[1]), stamp)
+    return cast(NDArray[np.complex128], fft.rfft2(grid))
 
 
-def _centred(kernel: NDArray[np.float64], box: int) -> NDArray[np.float64]:
+def _squared(transform: NDArray[np.complex128]) -> NDArray[np.float64]:
+    return cast(NDArray[np.float64], np.square(transform.real) + np.square(transform.imag))
+
+
+def _centred(kernel: Image, box: int) -> Image:
     """Cut a box round [0, 0] of a periodic image."""
     offsets = np.arange(box) - box // 2
-    return np.asarray(kernel[np.ix_(offsets, offsets)])
+    return kernel[np.ix_(offsets % kernel.shape[0], offsets % kernel.shape[1])]
 
 
 def _noise_floor(stamp: NDArray[np.float64]) -> float:
@@ -326,42 +350,34 @@ def _noise_floor(stamp: NDArray[np.float64]) -> float:
     return max(cut, 5 * box * noise)
 
 
-def _energy_radius(kernel: NDArray[np.float64]) -> float:
-    rows, columns = (np.minimum(np.arange(n), n - np.arange(n)) for n in kernel.shape)
-    radius = np.rint(np.hypot(rows[:, None], columns) * 10).astype(np.int64)
-    energy = np.cumsum(np.bincount(radius.ravel(), weights=np.square(kernel).ravel()))
-    return float(np.searchsorted(energy, _KERNEL_ENERGY * energy[-1])) / 10
+def _energy_radius(kernel: Image, reach: int) -> float:
+    """Radius of the disk that holds `_KERNEL_ENERGY` of a kernel's square, at most the padding."""
+    offsets = np.arange(-reach, reach + 1)
+    radius = np.rint(np.hypot(offsets[:, None], offsets) * 10).astype(np.int64)
+    square = np.square(_centred(kernel, 2 * reach + 1), dtype=np.float64)
+    energy = np.cumsum(np.bincount(radius.ravel(), weights=square.ravel()))
+    total = np.sum(np.square(kernel), dtype=np.float64)
+    return min(float(np.searchsorted(energy, _KERNEL_ENERGY * total)) / 10, float(reach))
 
 
-def _filled(
-    new: Image,
-    var_new: Image,
-    bad_new: NDArray[np.bool_],
-    ref: Image,
-    var_ref: Image,
-    bad_ref: NDArray[np.bool_],
-    flux_n: float,
-) -> tuple[Image, Image, Image, Image]:
-    """Planes without NaN: a hole takes the other image's pixel, scaled, so that a star with a hole in one
-    image does not ring; where both have none it takes zero signal and zero variance."""
-    if not (bad_new.any() or bad_ref.any()):
-        return new, var_new, ref, var_ref
-    planes = [plane.astype(np.float32) for plane in (new, var_new, ref, var_ref)]
-    scale = np.float32(flux_n)
-    only_new, only_ref = bad_new & ~bad_ref, bad_ref & ~bad_new
-    both = bad_new & bad_ref
-    for plane in planes:
-        plane[both] = 0
-    planes[0][only_new], planes[1][only_new] = ref[only_new] * scale, var_ref[only_new] * scale**2
-    planes[2][only_ref], planes[3][only_ref] = new[only_ref] / scale, var_new[only_ref] / scale**2
-    return planes[0], planes[1], planes[2], planes[3]
+def _leak(
+    kernel_n: Image, kernel_r: Image, sigma_n: float, sigma_r: float, flux_ratio: float, reach: int
+) -> NDArray[np.float64]:
+    """Response of S to one science electron, or its like in the reference, over the noise of S."""
+    offsets = np.arange(-reach, reach + 1)
+    radius = np.minimum(np.hypot(offsets[:, None], offsets).astype(np.int64), reach)
+    noise = np.hypot(sigma_n * np.linalg.norm(kernel_n), sigma_r * np.linalg.norm(kernel_r))
+    response = np.maximum(np.abs(kernel_n), np.abs(kernel_r) / flux_ratio) / noise
+    largest = np.zeros(reach + 1)
+    np.maximum.at(largest, radius.ravel(), _centred(response, 2 * reach + 1).ravel())
+    return np.maximum.accumulate(largest[::-1])[::-1]
 
 
 def _phase_ramp(padded: tuple[int, int], dx: float, dy: float) -> NDArray[np.complex64]:
     """Shift theorem: moves an image by (-dx, -dy)."""
     rows = np.exp(2j * np.pi * dy * fft.fftfreq(padded[0]))
     columns = np.exp(2j * np.pi * dx * fft.rfftfreq(padded[1]))
-    return (rows[:, None] * columns).astype(np.complex64)
+    return cast(NDArray[np.complex64], (rows[:, None] * columns).astype(np.complex64))
 
 
 def _add_gradient_variance(variance: Image, S: Image, sigma: tuple[float, float]) -> None:
@@ -379,41 +395,3 @@ def _add_gradient_variance(variance: Image, S: Image, sigma: tuple[float, float]
         below = np.concatenate([S[-1:, :width], S[: height - 1, :width]])
         slope = S[1 : height + 1, :width] - below
         variance += np.square(slope, out=slope) * np.float32(sigma_y**2 / 8)
-
-
-def _moved(bad: NDArray[np.bool_], dx: float, dy: float) -> NDArray[np.bool_]:
-    """No-data pixels after the shift; what comes from beyond the border by half a pixel or more is one."""
-    if not (dx or dy):
-        return bad
-    moved = bad
-    for axis, step in ((0, dy), (1, dx)):
-        nearest = np.arange(bad.shape[axis]) + step
-        last = bad.shape[axis] - 1
-        low, high = (np.clip(f(nearest).astype(int), 0, last) for f in (np.floor, np.ceil))
-        beyond = (np.rint(nearest) < 0) | (np.rint(nearest) > last)
-        moved = np.take(moved, low, axis) | np.take(moved, high, axis)
-        moved |= beyond[:, None] if axis == 0 else beyond
-    return moved
-
-
-def _widened(bad: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Every pixel within the radius of a bad one; only borders of bad regions are painted."""
-    if not bad.any():
-        return bad.copy()
-    reach = int(np.ceil(radius))
-    height, width = bad.shape
-    inner = bad.copy()
-    inner[1:] &= bad[:-1]
-    inner[:-1] &= bad[1:]
-    inner[:, 1:] &= bad[:, :-1]
-    inner[:, :-1] &= bad[:, 1:]
-    out = np.zeros((height + 2 * reach, width + 2 * reach), dtype=bool)
-    out[reach : reach + height, reach : reach + width] = bad
-    flat = out.reshape(-1)
-    rows, columns = np.nonzero(bad & ~inner)
-    places = (rows + reach) * out.shape[1] + columns + reach
-    for y in range(-reach, reach + 1):
-        for x in range(-reach, reach + 1):
-            if y * y + x * x <= radius * radius:
-                flat[places + (y * out.shape[1] + x)] = True
-    return out[reach : reach + height, reach : reach + width].copy()
