@@ -21,17 +21,17 @@ def _markdown(columns, rows):
 
 def products():
     """Every variable of every product, from the table that creates them."""
-    from astrid_dist.store.layouts import PRODUCTS, TABLES as FLAT, TIME_UNITS
+    from astrid_dist.store import layouts
 
     parts = []
-    for product, variables in PRODUCTS.items():
-        where = "at its root" if product in FLAT else "in each group `<field>/<band>`"
+    for product, variables in layouts.PRODUCTS.items():
+        where = "at its root" if product in layouts.TABLES else "in each group `<field>/<band>`"
         rows = [
             [
                 f"`{one.name}`",
                 ", ".join(one.dims),
                 one.dtype,
-                "µs since 1970-01-01" if one.unit == TIME_UNITS else one.unit,
+                "µs since 1970-01-01" if one.unit == layouts.TIME_UNITS else one.unit,
                 one.long_name,
             ]
             for one in variables.values()

@@ -10,7 +10,7 @@ from astrid_dist.errors import ConfigError
 from astrid_dist.query import cutouts, light_curves, tables
 
 
-@xr.register_dataset_accessor("astrid")
+@xr.register_dataset_accessor("astrid")  # type: ignore[no-untyped-call]
 class AstridAccessor:
     """Questions to a survey, reference, difference, candidates or truth dataset.
 

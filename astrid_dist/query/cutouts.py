@@ -1,11 +1,10 @@
 """Where a position lies on a cube's grid, and the small cube around it; nothing here reads pixels."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.wcs import WCS, FITSFixedWarning, NoConvergence
+from astropy.wcs import WCS, NoConvergence
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag
@@ -19,12 +18,13 @@ def grid_wcs(dataset: xr.Dataset) -> WCS:
     ConfigError
         The product has no WCS: positions can only be given in pixels.
     """
+    from astrid_dist.imaging.resampling import Grid
+
     header = dataset.attrs.get("wcs")
     if not header:
         raise ConfigError(f"{name_of(dataset)} has no WCS: give the position in pixels, as x= and y=")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)  # says that it normalised a date or a unit
-        return WCS(header).celestial
+    grid = Grid(header, dataset.sizes.get("y", 0), dataset.sizes.get("x", 0))
+    return grid.wcs.celestial
 
 
 def name_of(dataset: xr.Dataset) -> str:

@@ -11,6 +11,8 @@ from astrid_dist.query.cutouts import grid_shape, name_of, psf_at, tile_values, 
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
 
 Array = npt.NDArray[Any]
+#: Flux, its error, flags; along epoch.
+Measured = tuple[xr.DataArray, xr.DataArray, xr.DataArray]
 
 #: Mask bits are gathered within this distance of the position, as in the candidates table.
 FLAG_RADIUS_PX = 2.0
@@ -82,14 +84,12 @@ def _epoch_numbers(dataset: xr.Dataset) -> Array:
     return np.asarray(dataset["epoch"]) if "epoch" in dataset.coords else np.arange(dataset.sizes["epoch"])
 
 
-def _on_survey(
-    dataset: xr.Dataset, epochs: Array, x: float, y: float
-) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+def _on_survey(dataset: xr.Dataset, epochs: Array, x: float, y: float) -> Measured:
     from astrid_dist.imaging.background import evaluate as background
     from astrid_dist.imaging.photometry import forced_flux
 
     grid_shape(dataset)  # a slice would put the background mesh and the PSF in the wrong place
-    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2).isel(epoch=epochs))
+    cut = window(dataset, x, y, dataset.sizes["v"] + 2).isel(epoch=epochs)
     x0, y0 = int(cut["x"][0]), int(cut["y"][0])
     box = int(dataset.attrs["mesh_box"])
     meshes = dataset["background"].isel(epoch=epochs)
@@ -108,14 +108,12 @@ def _on_survey(
     )
 
 
-def _on_difference(
-    dataset: xr.Dataset, epochs: Array, x: float, y: float
-) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+def _on_difference(dataset: xr.Dataset, epochs: Array, x: float, y: float) -> Measured:
     from scipy.ndimage import map_coordinates
 
     from astrid_dist.imaging.photometry import forced_flux
 
-    cut = _whole(window(dataset, x, y, dataset.sizes["v"] + 2).isel(epoch=epochs))
+    cut = window(dataset, x, y, dataset.sizes["v"] + 2).isel(epoch=epochs)
     x0, y0 = int(cut["x"][0]), int(cut["y"][0])
     psf_d = tile_values(dataset, x, y)["psf_d"]
 
@@ -135,13 +133,8 @@ def _on_difference(
     )
 
 
-def _whole(cut: xr.Dataset) -> xr.Dataset:
-    """One Dask chunk per epoch: a window across the seam of two shards is two chunks until here."""
-    return cut.chunk({"y": -1, "x": -1}) if cut.chunks else cut
-
-
-def _each_epoch(function: Any, arrays: list[xr.DataArray], dims: list[list[str]]) -> Any:
-    return xr.apply_ufunc(
+def _each_epoch(function: Any, arrays: list[xr.DataArray], dims: list[list[str]]) -> Measured:
+    measured: Measured = xr.apply_ufunc(
         function,
         *arrays,
         input_core_dims=dims,
@@ -149,7 +142,10 @@ def _each_epoch(function: Any, arrays: list[xr.DataArray], dims: list[list[str]]
         vectorize=True,
         dask="parallelized",
         output_dtypes=[np.float64, np.float64, np.uint16],
+        # A window across the seam of two shards, and the mesh of a large frame, come in several chunks.
+        dask_gufunc_kwargs={"allow_rechunk": True},
     )
+    return measured
 
 
 def _flags(mask: Array, x: float, y: float) -> Any:

@@ -47,6 +47,6 @@ def ab_magnitude(flux_electron: Any, flux_err_electron: Any, zeropoint: Any) -> 
     tuple
         Magnitude and magnitude error; at low signal-to-noise use the flux, whose error is Gaussian.
     """
-    positive = xr.where(flux_electron > 0, flux_electron, np.nan)
+    positive: Any = xr.where(flux_electron > 0, flux_electron, np.nan)  # type: ignore[no-untyped-call]
     magnitude = zeropoint - 2.5 * np.log10(positive)
     return magnitude, 2.5 / np.log(10) * flux_err_electron / positive

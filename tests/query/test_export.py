@@ -70,7 +70,7 @@ def test_a_failed_export_leaves_the_old_file_and_nothing_beside_it(candidates, t
     target = tmp_path / "night.csv"
     target.write_text("old")
     broken = candidates.assign(flux=("candidate", np.array([object()] * 5)))
-    with pytest.raises(Exception, match="Could not convert|Expected"):
+    with pytest.raises(TypeError):
         export_candidates(broken, target)
     assert [p.name for p in tmp_path.iterdir()] == ["night.csv"]
     assert target.read_text() == "old"
@@ -78,5 +78,5 @@ def test_a_failed_export_leaves_the_old_file_and_nothing_beside_it(candidates, t
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(candidates, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="in the way|file"):
+    with pytest.raises(StorageError, match="night"):
         export_candidates(candidates, tmp_path / "file" / "night.csv")

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from astrid_dist.errors import ConfigError
+
+
+def test_an_epoch_is_drawn_on_the_pixel_numbers_of_its_grid(survey):
+    figure = survey.astrid.plot(epoch=1, x=120, y=100, size=21)
+    assert isinstance(figure, Figure)
+    shown = figure.axes[0].images[0]
+    assert shown.get_extent() == [109.5, 130.5, 89.5, 110.5]
+    assert "MJD 58850" in figure.axes[0].get_title()
+    drawn = np.asarray(shown.get_array())
+    assert np.unravel_index(np.argmax(drawn), drawn.shape) == (10, 10)
+
+
+def test_a_plane_that_is_not_there_cannot_be_drawn(survey, candidates):
+    with pytest.raises(ConfigError, match="no plane 'score'"):
+        survey.astrid.plot("epoch", variable="score")
+    with pytest.raises(ConfigError, match="no plane 'image'"):
+        candidates.astrid.plot()
+    with pytest.raises(ConfigError, match="epoch, triplet, light_curve"):
+        survey.astrid.plot("histogram")
+
+
+def test_a_triplet_takes_the_sky_out_and_science_to_the_flux_scale_of_the_reference(
+    survey, difference, monkeypatch
+):
+    from astrid_dist.figures import triplets
+
+    drawn = []
+    draw = triplets.triplet
+    monkeypatch.setattr(triplets, "triplet", lambda *planes: drawn.append(planes) or draw(*planes))
+    names = ["image", "variance", "mask", "psf", "background"]
+    reference = xr.Dataset({name: survey[name][0] for name in names}, attrs=survey.attrs)
+    difference["survey_epoch"] = ("epoch", [3, 2, 1, 0])
+    difference["flux_ratio"] = difference["sigma_n"] * 0 + 2
+    figure = difference.astrid.plot(
+        "triplet", epoch=1, x=120.3, y=99.6, size=21, survey=survey, reference=reference
+    )
+    assert len(figure.axes) == 4
+    science, template = drawn[0][:2]
+    inner = (slice(4, 17), slice(4, 17))
+    assert science[inner].sum() == pytest.approx(3000 / 2, rel=0.05)
+    assert template[inner].sum() == pytest.approx(1000, rel=0.1)
+
+
+def test_a_light_curve_is_in_microjansky_only_where_every_zero_point_is_known(survey):
+    curve = survey.astrid.light_curve(x=120.3, y=99.6)
+    assert curve.astrid.plot().axes[0].get_ylabel() == "flux (electron)"
+    curve = curve.isel(epoch=[0, 1])
+    assert curve.astrid.plot().axes[0].get_ylabel() == "flux (µJy)"
+    with pytest.raises(ConfigError, match="uJy or electron"):
+        curve.astrid.plot(unit="Jy")
+    with pytest.raises(ConfigError, match="not a light curve"):
+        survey.astrid.plot("light_curve")
+
+
+def test_detections_of_an_object_in_two_units_are_not_drawn_on_one_axis(candidates):
+    candidates["flux_err"] = candidates["flux"] * 0 + 1
+    history = candidates.astrid.light_curve(object=7)
+    assert "µJy" in history.astrid.plot().axes[0].get_ylabel()
+    history["flux_unit"][0] = "electron"
+    with pytest.raises(ConfigError, match="electron and uJy"):
+        history.astrid.plot()
