@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, map_coordinates
+from scipy.ndimage import binary_dilation, map_coordinates, uniform_filter
 
 from astrid_dist.flags import Flag
 from astrid_dist.surveys.profile import Planes, Quality
@@ -120,6 +120,16 @@ def sky_is_gone(image: Image, unusable: NDArray[np.bool_], read_noise: float) ->
     return level < sigma or sigma**2 > 2.5 * (level + read_noise**2)
 
 
+def source_electrons(above: Image, sigma: Image) -> Image:
+    """Electrons above the sky where there is a source, else 0: peaks of the noise would bias it.
+
+    A source is where the mean of 3x3 pixels stands three of its own sigmas above the sky.
+    """
+    known = np.where(np.isfinite(above), above, 0)
+    there = uniform_filter(known, 3, mode="nearest") > sigma
+    return np.asarray(np.where(there, np.maximum(known, 0), 0), np.float32)
+
+
 def variance_from_gain(
     image: Image, unusable: NDArray[np.bool_], read_noise: float, sky_subtracted: bool
 ) -> Image:
@@ -130,8 +140,8 @@ def variance_from_gain(
     """
     if not sky_subtracted:
         return np.asarray(np.maximum(image, 0) + np.float32(read_noise**2), np.float32)
-    _, sigma = measure_blocks(image, unusable)
-    return np.asarray(sigma**2 + np.maximum(image, 0), np.float32)
+    level, sigma = measure_blocks(image, unusable)
+    return np.asarray(sigma**2 + source_electrons(image - level, sigma), np.float32)
 
 
 def variance_from_weight(
@@ -171,7 +181,7 @@ def variance_from_weight(
         level, sigma = measure_blocks(image, ~good)
         above = image - level
         if noise == "sky" or not _holds_source_noise(variance, above, sigma, good):
-            variance += np.where(usable, np.maximum(above, 0), 0)
+            variance += np.where(usable, source_electrons(above, sigma), 0)
     return variance, mask
 
 
