@@ -24,7 +24,7 @@ def clipped_mean(
     """Weighted mean of epochs without cosmic rays, trails and transients.
 
     A value is left out when it differs from the median of the epochs by more than
-    clip_sigma · sigma + 0.3 · |median|, the rule of Gruen, Seitz & Bernstein 2014 (PASP 126, 158; SWarp's
+    clip_sigma · sigma + 0.3 · |median|, sigma being its own noise and the median's: the rule of Gruen, Seitz & Bernstein 2014 (PASP 126, 158; SWarp's
     CLIPPED): the second term keeps the cores of stars, which differ by seeing and registration far beyond
     their noise. The median taken there is the largest of its 3×3 neighbours, since a displaced star changes
     the pixels beside its core most. With two epochs the fainter is believed, as outliers are bright.
@@ -121,7 +121,12 @@ def _block_mean(
     allowance = RELATIVE_ALLOWANCE * ndimage.maximum_filter(np.abs(middle), size=3, mode="nearest")
     noise[~good] = 0
     values[~good] = 0
-    used = good & (np.abs(values - middle) <= clip_sigma * np.sqrt(noise) + allowance)
+    sigma = np.sqrt(noise)
+    # The median is noisy too: pi/2 · n / (sum of 1/sigma)², which matters where good epochs meet poor ones.
+    inverse = np.divide(1, sigma, out=np.zeros_like(sigma), where=sigma > 0).sum(axis=0)
+    count = good.sum(axis=0, dtype=np.float32)
+    own = np.divide(np.pi / 2 * count, inverse**2, out=np.zeros_like(inverse), where=inverse > 0)
+    used = good & (np.abs(values - middle) <= clip_sigma * np.sqrt(noise + own) + allowance)
     # Epochs so unlike each other that none agrees with their median: nothing to choose by, keep all.
     used |= good & ~used.any(axis=0)
     weight = np.where(used, shares[:, None, None], np.float32(0))

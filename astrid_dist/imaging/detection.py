@@ -269,9 +269,10 @@ def _solve_step(
 ) -> NDArray[np.float64]:
     """Gauss-Newton step (dy, dx) of position, flux being free too, (2, n)."""
     design = np.stack([psf, slope_y * flux[:, None, None], slope_x * flux[:, None, None]], axis=1)
-    design = design.reshape(len(psf), 3, -1)
+    pixels = psf.shape[1] * psf.shape[2]
+    design = design.reshape(len(psf), 3, pixels)
     normal = design @ design.swapaxes(1, 2)
-    right = design @ residual.reshape(len(psf), -1, 1)
+    right = design @ residual.reshape(len(psf), pixels, 1)
     # Scaled to a unit diagonal, plus a trace of it: a window without slope gives no step, not an error.
     scale = np.sqrt(np.einsum("nii->ni", normal))
     scale[scale == 0] = 1
