@@ -70,8 +70,32 @@ def benchmarks():
     return _markdown(["benchmark", "value", "unit", "against", "ratio"], rows)
 
 
+def picture():
+    """A triplet of the demo, once it has been made."""
+    if not (ROOT / "docs" / "_static" / "triplet.png").is_file():
+        return ""
+    return """```{image} _static/triplet.png
+:alt: Science, reference, difference and score around a transient
+```"""
+
+
+def escape_bars(app, what, name, obj, options, lines):
+    """In docstrings a bar is an absolute value, never a reST substitution (an autodoc hook)."""
+    lines[:] = ["``".join(_escape_odd(line.split("``"))) for line in lines]
+
+
+def _escape_odd(parts):
+    return [part if i % 2 else part.replace("|", r"\|") for i, part in enumerate(parts)]
+
+
 def _number(value):
     return "" if value is None else f"{value:.4g}" if isinstance(value, int | float) else value
 
 
-TABLES = {"products": products, "flags": flags, "profiles": profiles, "benchmarks": benchmarks}
+TABLES = {
+    "picture": picture,
+    "products": products,
+    "flags": flags,
+    "profiles": profiles,
+    "benchmarks": benchmarks,
+}

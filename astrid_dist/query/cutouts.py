@@ -23,8 +23,9 @@ def grid_wcs(dataset: xr.Dataset) -> WCS:
     header = dataset.attrs.get("wcs")
     if not header:
         raise ConfigError(f"{name_of(dataset)} has no WCS: give the position in pixels, as x= and y=")
-    grid = Grid(header, dataset.sizes.get("y", 0), dataset.sizes.get("x", 0))
-    return grid.wcs.celestial
+    wcs = Grid(header, dataset.sizes.get("y", 0), dataset.sizes.get("x", 0)).wcs
+    assert wcs is not None  # the header is not empty
+    return wcs.celestial
 
 
 def name_of(dataset: xr.Dataset) -> str:
