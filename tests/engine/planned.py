@@ -17,7 +17,12 @@ STAGE = "difference"
 
 
 def make_plan(
-    output: str, keys: Any, *, table: Mapping[str, list[str]] | None = None, calls: Path | None = None, **settings: Any
+    output: str,
+    keys: Any,
+    *,
+    table: Mapping[str, list[str]] | None = None,
+    calls: Path | None = None,
+    **settings: Any,
 ) -> Plan:
     """A plan of tasks that do, at their n-th call, the n-th thing in the row of their key; then ``ok``."""
     said = {"table": dict(table or {}), "calls": str(calls or ""), **settings}

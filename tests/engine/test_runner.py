@@ -73,7 +73,9 @@ def test_each_task_runs_exactly_as_often_as_its_planned_failures_ask(
     plan = make_plan(output, keys, table={key: row[0] for key, row in rows.items()}, calls=calls)
     events: list[Any] = []
 
-    with pytest.raises(IncompleteProductError, match=r"incomplete, these keys: .*astrid why .*astrid resume") as caught:
+    with pytest.raises(
+        IncompleteProductError, match=r"incomplete, these keys: .*astrid why .*astrid resume"
+    ) as caught:
         run(plan, engine, observers=[events.append])
 
     assert count_calls(calls) == {key: row[1] for key, row in rows.items()}
@@ -208,16 +210,20 @@ def test_keys_are_asked_for_only_as_the_window_has_room(output: str) -> None:
 
 
 def marker(key: str, **more: Any) -> dict[str, Any]:
-    common = {"status": "done", "shards": {}, "reason": "", "worker": "w", "counts": {}, "timings": {"total": 0.0}}
+    common = {
+        "status": "done",
+        "shards": {},
+        "reason": "",
+        "worker": "w",
+        "counts": {},
+        "timings": {"total": 0.0},
+    }
     return {"key": key, "stage": STAGE, **common, **more}
 
 
 def test_stopping_by_hand_frees_the_lease_and_leaves_a_job_that_resumes(output: str, calls: Path) -> None:
     plan = make_plan(output, KEYS, calls=calls)
     events: list[Any] = []
-
-    def stop(event: Any) -> None:
-        events.append(event)
 
     class Interrupted(SerialEngine):
         def next(self, timeout_s: float) -> Ended | None:
@@ -226,7 +232,7 @@ def test_stopping_by_hand_frees_the_lease_and_leaves_a_job_that_resumes(output: 
             return super().next(timeout_s)
 
     with pytest.raises(KeyboardInterrupt):
-        run(plan, Interrupted(), observers=[stop])
+        run(plan, Interrupted(), observers=[events.append])
     assert events[-1].status == "interrupted"
     summary = run(plan, SerialEngine())
     assert (summary.skipped, summary.done) == (3, 3)
@@ -286,8 +292,8 @@ def test_every_marker_reaches_the_committer_and_again_on_resume(output: str) -> 
     assert sorted(again) == sorted(map(str, keys))
 
 
-def test_thousands_of_markers_end_in_manifests_and_none_is_lost(output: str) -> None:
-    keys = KeyGrid([KeyBlock("f0001/g", range(2300))])
+def test_thousands_of_markers_end_in_manifests_and_none_is_lost() -> None:
+    keys, output = KeyGrid([KeyBlock("f0001/g", range(2300))]), "memory://thousands.zarr"
     run(make_plan(output, keys), SerialEngine())
     ledger = ledger_of(output)
     assert ledger.finished(STAGE) == set(map(str, keys))
