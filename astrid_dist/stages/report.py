@@ -1,0 +1,329 @@
+"""HTML report of a search whose truth is known: figures, galleries, the table of epochs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from astrid_dist.evaluation.matching import completeness
+from astrid_dist.figures import curves, histograms, page
+from astrid_dist.figures.triplets import triplet_png
+from astrid_dist.query.light_curves import light_curve
+from astrid_dist.query.magnitudes import AB_OF_ONE_MICROJANSKY
+from astrid_dist.stages.comparison import Comparison
+from astrid_dist.store.opening import open_difference, open_reference, open_survey
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+#: Half side of a gallery stamp, pixels.
+_HALF = 20
+_SNR_EDGES = (2, 3, 4, 5, 6, 8, 11, 16, 25, 50, 100, 300)
+_HEADINGS = {
+    "transient": ("Supernovae", "One strongest detection of each supernova."),
+    "variable": ("Variable stars", "RR Lyrae: brighter (red) or fainter (blue) than the reference."),
+    "moving": ("Asteroids", "Seen in one night each; fast ones leave a trail."),
+}
+
+
+def write_report(comparison: Comparison, urls: Mapping[str, str], seconds: Mapping[str, float]) -> str:
+    """The whole report as one HTML document.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Candidates against the truth.
+    urls : mapping
+        URLs of the products ``survey, reference, difference``.
+    seconds : mapping
+        Wall time of each stage, for the last table.
+    """
+    products = {
+        "survey": open_survey(urls["survey"]),
+        "reference": open_reference(urls["reference"]),
+        "difference": open_difference(urls["difference"]),
+    }
+    pictures = _Pictures(products)
+    galleries = [
+        page.section(heading, text, page.gallery(_found(comparison, name, pictures)))
+        for name, (heading, text) in _HEADINGS.items()
+    ]
+    false = page.section(
+        "Strongest false alarms",
+        "Candidates that match no true object within 2 pixels, with the cause where the truth knows it. No "
+        "real/bogus model has scored them: this is what one would have to sort out.",
+        page.gallery(_false(comparison, pictures)),
+    )
+    groups = sorted(products["difference"])
+    images, fields = comparison.epochs, len(groups)
+    return page.page(
+        "astrid_dist demo",
+        f"A mock survey searched by image differencing: {images} images of {fields} field"
+        f"{'s' if fields > 1 else ''}, where everything that changed is known.",
+        [
+            page.cards(_headline(comparison, products["difference"])),
+            _completeness(comparison),
+            *galleries,
+            false,
+            _scores(products["difference"]),
+            _residuals(comparison),
+            _light_curves(comparison, products["difference"]),
+            _epochs(comparison, products),
+            page.section(
+                "Time",
+                "Wall time of each stage, scheduling included.",
+                page.table(["stage", "seconds"], [(name, f"{value:.1f}") for name, value in seconds.items()]),
+            ),
+        ],
+    )
+
+
+def _headline(comparison: Comparison, differences: Mapping[str, "xr.Dataset"]) -> list[tuple[str, str]]:
+    candidates, countable = comparison.candidates, comparison.countable
+    bright = countable[countable["true_snr"].abs() >= 8]
+    unknown = comparison.false[comparison.false["cause"] == "unknown"]
+    matched = comparison.real
+    expected = comparison.truth.loc[matched["truth"]]
+    distance = np.hypot(matched["x"].to_numpy() - expected["x"], matched["y"].to_numpy() - expected["y"])
+    still = (expected["class"] != "moving").to_numpy()
+    pull = (matched["flux"].to_numpy() - expected["flux_ujy"].to_numpy()) / matched["flux_err"].to_numpy()
+    stds = np.concatenate([d["score_std"].to_numpy().ravel() for d in differences.values()])
+    return [
+        (f"{_ratio((bright['candidate'] >= 0).sum(), len(bright))}", "completeness at true SNR of 8 or more"),
+        (f"{_ratio(len(matched), len(candidates))}", "precision before any real/bogus model"),
+        (
+            f"{len(comparison.false) / max(comparison.epochs, 1):.1f}",
+            f"false alarms per image, {len(unknown) / max(comparison.epochs, 1):.1f} without a known cause",
+        ),
+        (f"{np.nanmedian(distance[still]):.2f} px" if still.any() else "–", "median distance to the truth"),
+        (
+            f"{_scatter(pull[still]):.2f} σ",
+            f"scatter of flux errors (1 is right), median {np.nanmedian(pull[still]):+.2f} σ"
+            if still.any()
+            else "scatter of flux errors",
+        ),
+        (f"{np.nanmedian(stds):.3f}", "std of raw S_corr on empty sky (1 is right)"),
+    ]
+
+
+def _completeness(comparison: Comparison) -> str:
+    countable = comparison.countable
+    found = (countable["candidate"] >= 0).to_numpy()
+    by_snr = completeness(countable["true_snr"].abs(), found, _SNR_EDGES)
+    flux = countable["flux_ujy"].abs().to_numpy()
+    with np.errstate(divide="ignore"):
+        magnitude = AB_OF_ONE_MICROJANSKY - 2.5 * np.log10(flux)
+    by_magnitude = completeness(magnitude, found, np.arange(16.5, 24.1, 0.5))
+    return page.section(
+        "Completeness",
+        "Real objects that are injectable and on good pixels, each epoch counted by itself; the small "
+        "figures are how many. Bars are 68% binomial (Wilson) intervals.",
+        page.row(
+            page.figure(
+                curves.completeness(by_snr, "true SNR in the difference (|flux| / σ)", log=True),
+                "True SNR is the expected difference flux over the pipeline's own flux error at that pixel; "
+                "detection asks for |S_corr| of 5 or more, so half of those at 5 are found by design.",
+                "fraction found against true signal to noise",
+            ),
+            page.figure(
+                curves.completeness(by_magnitude, "AB magnitude of the difference flux"),
+                "The same against the magnitude of the change: what the object differs from its template by.",
+                "fraction found against magnitude",
+            ),
+        ),
+    )
+
+
+def _scores(differences: Mapping[str, "xr.Dataset"]) -> str:
+    counts = np.zeros(len(histograms.SCORE_EDGES) - 1)
+    total = 0
+    for dataset in differences.values():
+        for epoch in np.flatnonzero(dataset["valid"].to_numpy()):
+            score = dataset["score"].isel(epoch=epoch).to_numpy()
+            good = score[np.isfinite(score)]
+            counts += np.histogram(good, histograms.SCORE_EDGES)[0]
+            total += good.size
+    return page.section(
+        "Significance image",
+        "",
+        page.figure(
+            histograms.score_histogram(counts),
+            f"S_corr of all {total / 1e6:.1f} million differenced pixels, sources included: the wings beyond "
+            "the Gaussian are real objects, cosmic rays and residuals of bright stars. Dotted: detection "
+            "threshold.",
+            "histogram of S_corr with a unit Gaussian",
+        ),
+    )
+
+
+def _residuals(comparison: Comparison) -> str:
+    matched = comparison.real
+    expected = comparison.truth.loc[matched["truth"]].reset_index(drop=True)
+    matched = matched.reset_index(drop=True)
+    still = expected["class"] != "moving"
+    matched, expected = matched[still], expected[still]
+    pull = (matched["flux"] - expected["flux_ujy"]) / matched["flux_err"]
+    relative = matched["flux"] / expected["flux_ujy"] - 1
+    bright = expected["true_snr"].abs() > 15
+    drawings = [
+        (matched["x"] - expected["x"], "pixel", "x, measured − true", False),
+        (matched["y"] - expected["y"], "pixel", "y, measured − true", False),
+        (pull, "σ", "flux, (measured − true) / error", True),
+        (100 * relative[bright], "%", "flux of SNR > 15, measured / true − 1", False),
+    ]
+    return page.section(
+        "Measured against true",
+        "Detections of supernovae and variable stars. Faint ones near the threshold are found when noise "
+        "lifts them, which makes their fluxes a little too large (Eddington bias); orange is the unit "
+        "Gaussian. Each exposure's zero point is off by about 0.01 mag and its WCS by 0.03 pixel, as in a "
+        "real survey.",
+        page.row(
+            *(
+                page.figure(histograms.residuals(values, unit, what, expect_unit_gaussian=unity), "", what)
+                for values, unit, what, unity in drawings
+            )
+        ),
+    )
+
+
+def _light_curves(comparison: Comparison, differences: Mapping[str, "xr.Dataset"]) -> str:
+    truth = comparison.truth
+    supernovae = truth[truth["countable"] & (truth["class"] == "transient")]
+    order = supernovae.groupby("id")["true_snr"].max().sort_values(ascending=False, kind="stable")
+    drawings = []
+    for name in order.index[: min(4, len(order)) : 2]:
+        rows = truth[truth["id"] == name].sort_values("mjd")
+        group, x, y = rows["group"].iloc[0], float(rows["x"].iloc[0]), float(rows["y"].iloc[0])
+        measured = light_curve(differences[group], x, y).compute()
+        flux, error = measured["flux_ujy"].to_numpy(), measured["flux_ujy_err"].to_numpy()
+        drawing = curves.light_curve(
+            measured["mjd"].to_numpy(),
+            flux,
+            error,
+            detected=np.abs(flux / error) >= 5,
+            true_mjd=rows["mjd"],
+            true_flux=rows["flux_ujy"],
+        )
+        host = f"in galaxy {rows['host'].iloc[0]}" if rows["host"].iloc[0] else "without a host"
+        kind = rows["kind"].iloc[0]
+        caption = f"{kind} {host}, {group}, x {x:.1f}, y {y:.1f}: forced PSF photometry on the differences."
+        drawings.append(page.figure(drawing, caption, f"light curve of {kind} {name}"))
+    return page.section("Light curves", "", page.row(*drawings) if drawings else "")
+
+
+def _epochs(comparison: Comparison, products: Mapping[str, Mapping[str, "xr.Dataset"]]) -> str:
+    header = [
+        "epoch", "MJD (d)", "seeing (arcsec)", "sky (electron)", "zero point (mag)", "stars matched",
+        "dx (px)", "dy (px)", "std of S_corr", "candidates", "false", "verdict",
+    ]  # fmt: skip
+    rows = []
+    for group, dataset in products["difference"].items():
+        survey = products["survey"][group]
+        scale = float(survey.attrs["pixel_scale_arcsec"])
+        found = comparison.candidates[comparison.candidates["group"] == group]
+        for epoch in range(dataset.sizes["epoch"]):
+            image = dataset.isel(epoch=epoch)
+            science = survey.isel(epoch=int(image["survey_epoch"]))
+            own = found[found["epoch"] == epoch]
+            rows.append(
+                [
+                    f"{group} {int(image['survey_epoch'])}",
+                    f"{float(image['mjd']):.3f}",
+                    f"{float(image['fwhm']) * scale:.2f}",
+                    f"{float(science['sky']):.0f}",
+                    f"{float(science['zeropoint']):.2f}",
+                    f"{int(image['n_matched'])}",
+                    *(f"{np.nanmedian(image[name].to_numpy()):+.3f}" for name in ("dx", "dy")),
+                    f"{np.nanmedian(image['score_std'].to_numpy()):.3f}",
+                    str(len(own)),
+                    str(int((own["truth"] < 0).sum())),
+                    str(image["verdict"].item()),
+                ]
+            )
+    text = (
+        "dx and dy are the offsets between exposure and reference, measured on stars and corrected. The std "
+        "of S_corr is that of source-free pixels before renormalisation."
+    )
+    return page.section("Epochs", text, page.table(header, rows))
+
+
+def _found(
+    comparison: Comparison, name: str, pictures: "_Pictures", most: int = 9
+) -> list[tuple[bytes, str, str]]:
+    matched = comparison.real
+    expected = comparison.truth.loc[matched["truth"]].reset_index(drop=True)
+    matched = matched.reset_index(drop=True)
+    rows = matched[expected["class"] == name].join(
+        expected[["id", "kind", "host", "flux_ujy", "true_snr"]], rsuffix="_"
+    )
+    strongest = rows.loc[rows["snr"].abs().sort_values(ascending=False, kind="stable").index].drop_duplicates(
+        "id"
+    )
+    # from strong to faint, evenly, rather than the strongest alone
+    chosen = strongest.iloc[
+        np.unique(np.linspace(0, max(len(strongest) - 1, 0), most).astype(int))[: len(strongest)]
+    ]
+    items = []
+    for row in chosen.to_dict("records"):
+        host = f", host {row['host']}" if row["host"] else ""
+        caption = (
+            f"S_corr {row['snr']:+.1f} (true SNR {row['true_snr']:+.1f}); "
+            f"{row['flux']:.1f} ± {row['flux_err']:.1f} µJy (true {row['flux_ujy']:.1f}){host}"
+        )
+        items.append((pictures.of(row), f"{row['kind']}, epoch {pictures.survey_epoch(row)}", caption))
+    return items
+
+
+def _false(comparison: Comparison, pictures: "_Pictures", most: int = 9) -> list[tuple[bytes, str, str]]:
+    items = []
+    for row in comparison.false.head(most).to_dict("records"):
+        cause = str(row["cause"]).replace("_", " ")
+        place = f"x {row['x']:.1f}, y {row['y']:.1f}"
+        caption = f"S_corr {row['snr']:+.1f}, χ² per degree of freedom {row['chi2']:.1f}, {place}"
+        items.append((pictures.of(row), f"{cause}, epoch {pictures.survey_epoch(row)}", caption))
+    return items
+
+
+class _Pictures:
+    """Stamps around candidates; holds the planes of the last image, since neighbours ask for the same."""
+
+    def __init__(self, products: Mapping[str, Mapping[str, "xr.Dataset"]]) -> None:
+        self._products = products
+        self._planes: dict[tuple[str, int], list[np.ndarray[Any, Any]]] = {}
+
+    def survey_epoch(self, row: Mapping[str, Any]) -> int:
+        return int(self._products["difference"][row["group"]]["survey_epoch"][int(row["epoch"])])
+
+    def of(self, row: Mapping[str, Any]) -> bytes:
+        planes = self._of_image(row["group"], int(row["epoch"]), self.survey_epoch(row))
+        return triplet_png(*(_stamp(plane, row["x"], row["y"]) for plane in planes))
+
+    def _of_image(self, group: str, epoch: int, survey_epoch: int) -> Sequence[np.ndarray[Any, Any]]:
+        if (group, epoch) not in self._planes:
+            difference = self._products["difference"][group].isel(epoch=epoch)
+            self._planes[group, epoch] = [
+                self._products["survey"][group]["image"].isel(epoch=survey_epoch).to_numpy(),
+                self._products["reference"][group]["image"].to_numpy(),
+                difference["difference"].to_numpy(),
+                difference["score"].to_numpy(),
+            ]
+        return self._planes[group, epoch]
+
+
+def _stamp(plane: np.ndarray[Any, Any], x: float, y: float) -> np.ndarray[Any, Any]:
+    padded = np.full((2 * _HALF + 1, 2 * _HALF + 1), np.nan, np.float32)
+    row, column = round(y) - _HALF, round(x) - _HALF
+    top, left = max(row, 0), max(column, 0)
+    piece = plane[top : row + 2 * _HALF + 1, left : column + 2 * _HALF + 1]
+    padded[top - row : top - row + piece.shape[0], left - column : left - column + piece.shape[1]] = piece
+    return padded
+
+
+def _ratio(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f}%" if whole else "–"
+
+
+def _scatter(values: Any) -> float:
+    good = np.asarray(values, float)
+    good = good[np.isfinite(good)]
+    return float(0.5 * np.diff(np.percentile(good, [15.87, 84.13]))[0]) if good.size else float("nan")
