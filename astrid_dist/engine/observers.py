@@ -85,14 +85,13 @@ class ProgressBar:
 
     def _start(self, event: JobStarted) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[end]}"),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[notes]}"),
             console=Console(file=self._stream),
         )
