@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from astrid_dist.errors import AstridError as AstridError
-    from astrid_dist.query.export import export_candidates as export_candidates
-    from astrid_dist.stages.demo import run_demo as run_demo
-    from astrid_dist.stages.run import plan_stage as plan_stage
-    from astrid_dist.stages.run import run_stage as run_stage
     from astrid_dist.query import open_candidates as open_candidates
     from astrid_dist.query import open_difference as open_difference
     from astrid_dist.query import open_reference as open_reference
     from astrid_dist.query import open_survey as open_survey
     from astrid_dist.query import open_truth as open_truth
+    from astrid_dist.query.export import export_candidates as export_candidates
+    from astrid_dist.stages.demo import run_demo as run_demo
+    from astrid_dist.stages.run import plan_stage as plan_stage
+    from astrid_dist.stages.run import run_stage as run_stage
     from astrid_dist.store.verifying import verify as verify
 
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "run_stage": "stages.run",
     "verify": "store.verifying",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __version__ = "0.1.0"
 
 

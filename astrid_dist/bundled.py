@@ -1,4 +1,4 @@
-"""Where the job files, cluster files and schemas lie: inside the wheel, or beside the package in a checkout."""
+"""Where the shipped job files, cluster files and schemas lie: in the wheel, or beside the package."""
 
 from pathlib import Path
 

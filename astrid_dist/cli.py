@@ -50,16 +50,12 @@ def init(directory: Annotated[Path, typer.Argument(help="folder to copy into; ma
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             copied += 1
-    print(
-        f"copied {copied} files to {directory}; edit, then: astrid run {directory}/jobs/difference.yaml key=value..."
-    )
+    print(f"copied {copied} files to {directory}; edit, then astrid run {directory}/jobs/reference.yaml")
 
 
 @app.command()
 def demo(
-    directory: Annotated[
-        Path, typer.Argument(help="folder for the survey, the products and the report")
-    ] = Path("demo"),
+    directory: Annotated[Path, typer.Argument(help="folder for survey, products and report")] = Path("demo"),
     cluster: Cluster = None,
 ) -> None:
     """Make a mock survey, find its transients and write an HTML report that compares them with the truth."""

@@ -5,7 +5,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 
-def source_free(image: NDArray[np.float32], sigma: float, fwhm_px: float, threshold: float = 4.0) -> NDArray[np.bool_]:
+def source_free(
+    image: NDArray[np.float32], sigma: float, fwhm_px: float, threshold: float = 4.0
+) -> NDArray[np.bool_]:
     """Pixels of a sky-subtracted image without a detectable source.
 
     The image is smoothed with a Gaussian of the PSF's width, so that faint sources are found too; what
@@ -35,10 +37,12 @@ def source_free(image: NDArray[np.float32], sigma: float, fwhm_px: float, thresh
     sources = smooth > threshold * noise
     radius = max(1, round(1.5 * fwhm_px))
     grown = ndimage.binary_dilation(sources, ndimage.generate_binary_structure(2, 1), iterations=radius)
-    return good & ~grown
+    return np.asarray(good & ~grown)
 
 
-def noise_moments(score: NDArray[np.float32], where: NDArray[np.bool_], clip: float = 5.0) -> tuple[float, float, int]:
+def noise_moments(
+    score: NDArray[np.float32], where: NDArray[np.bool_], clip: float = 5.0
+) -> tuple[float, float, int]:
     """Mean and standard deviation of a score image on chosen pixels, and how many there were.
 
     Pixels beyond ``clip`` times the robust width (16th to 84th percentile) are left out: they are

@@ -20,7 +20,7 @@ PART_BYTES = 5 * 2**20
 
 
 def put_requests(n_bytes: int) -> int:
-    """Requests that writing one object takes: one PUT, or start, equal parts and finish of a multipart upload."""
+    """Requests that writing one object takes: one PUT, or start, equal parts and finish of an upload."""
     return 1 if n_bytes <= PART_BYTES else 2 + -(-n_bytes // PART_BYTES)
 
 
@@ -87,6 +87,10 @@ class Planes:
     mask: NDArray[np.uint16]
     rms: NDArray[np.float32]
 
+    def cut(self, place: tuple[slice, slice]) -> "Planes":
+        """The same planes on fewer pixels."""
+        return Planes(self.image[place], self.variance[place], self.mask[place], self.rms[place])
+
     @property
     def sigma(self) -> float:
         """Background noise of the window: median of the rms map, electrons."""
@@ -95,7 +99,7 @@ class Planes:
 
 
 def read_planes(reader: ProductReader, window: Window, **epoch: int) -> Planes:
-    """Read a window of a survey epoch (``epoch=i``) or of a reference, subtract the sky, set unusable to NaN."""
+    """Read a window of a survey epoch (``epoch=i``) or a reference, minus its sky; unusable becomes NaN."""
     image = reader.read("image", **epoch, **window.slices).astype(np.float32)
     variance = reader.read("variance", **epoch, **window.slices).astype(np.float32)
     mask = reader.read("mask", **epoch, **window.slices).astype(np.uint16)

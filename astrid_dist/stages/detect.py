@@ -1,4 +1,4 @@
-"""Find candidates in a difference product: peaks of |S_corr| of both signs, measured, merged, named by object."""
+"""Find candidates in a difference product: peaks of |S_corr| of both signs, measured and named by object."""
 
 import hashlib
 import io
@@ -145,7 +145,7 @@ def _measure(
 
 
 def finalise(plan: Plan) -> None:
-    """Merge across seams, add sky coordinates, units and object ids, sort by epoch and strength, write the table."""
+    """Merge across seams, add sky coordinates, units and object ids, sort, write the table."""
     settings = Settings.model_validate(plan.job.settings)
     difference, output = Location.parse(settings.difference), Location.parse(settings.output)
     found: dict[tuple[str, int], list[dict[str, NDArray[Any]]]] = {}
@@ -184,11 +184,11 @@ def _describe(
     known = np.isfinite(zeropoint)
     scale = float(microjansky(1.0, zeropoint)) if known else 1.0
     columns["flux"], columns["flux_err"] = columns["flux"] * scale, columns["flux_err"] * scale
-    wcs = reader.attributes.get("wcs")
+    height, width = field_shape(reader, "score")
+    wcs = Grid(reader.attributes.get("wcs") or "", height, width).wcs
     sky = np.full((2, n), np.nan)
-    if wcs:
-        height, width = field_shape(reader, "score")
-        sky = np.array(Grid(wcs, height, width).wcs.all_pix2world(columns["x"], columns["y"], 0))
+    if wcs is not None:
+        sky = np.array(wcs.all_pix2world(columns["x"], columns["y"], 0))
     field, _, band = group.rpartition("/")
     texts = {
         "field": field,

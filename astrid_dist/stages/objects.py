@@ -1,5 +1,6 @@
 """Which detections are one object: the same place on a field's grid, at any epoch and in any band."""
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ def link_objects(
 ) -> NDArray[np.int64]:
     """Object ids of detections by position.
 
-    Detections are taken in order of time, the stronger first; each joins the nearest object within the radius (an
-    object lies where it was first seen) or founds a new one. Ids of ``earlier`` candidates continue. The result
-    does not depend on the order of the rows.
+    Detections are taken in order of time, the stronger first; each joins the nearest object within the
+    radius (an object lies where it was first seen) or founds a new one. Ids of ``earlier`` candidates
+    continue. The result does not depend on the order of the rows.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def link_objects(
         # Detections of one epoch are never joined to each other, only to objects of epochs before.
         instants = list(zip(columns["mjd"][rows], np.asarray(columns["band"], dtype=str)[rows], strict=True))
         starts = [i for i in range(len(rows)) if i == 0 or instants[i] != instants[i - 1]] + [len(rows)]
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in itertools.pairwise(starts):
             batch = places[start:stop]
             assigned = np.full(len(batch), -1, np.int64)
             if len(known):

@@ -1,4 +1,4 @@
-"""How one epoch compares with another by their stars: flux ratio, offset, and the words for what is missing."""
+"""How one epoch compares with another by their stars: flux ratio, offset, and what is missing."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ FEWEST_FOR_OFFSET = 4
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """Epoch against reference: what the subtraction needs to know of both."""
 
     flux_ratio: float
@@ -49,13 +49,13 @@ class Pair:
         return float(np.hypot(self.scatter, self.dx_err)), float(np.hypot(self.scatter, self.dy_err))
 
 
-def pair(
+def compare(
     epoch: StarList,
     reference: StarList,
     zeropoints: tuple[float, float],
     radius_px: float,
     where: str,
-) -> Pair:
+) -> Comparison:
     """Match stars and measure flux ratio and offset.
 
     With fewer than eight matched stars the flux ratio is that of the zero points where both are known, else
@@ -93,4 +93,4 @@ def pair(
             )
         if n < FEWEST_FOR_OFFSET:
             reason += "; offset not measured"
-    return Pair(ratio, error, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)
+    return Comparison(ratio, error, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)

@@ -24,7 +24,7 @@ from astrid_dist.stages.blocks import (
     read_stars,
     shard_window,
 )
-from astrid_dist.stages.pairing import pair
+from astrid_dist.stages.pairing import compare
 from astrid_dist.stages.selection import choose_epochs, epoch_row, epochs_digest, groups_of
 from astrid_dist.store.layouts import MESH_BOX, STARS
 from astrid_dist.store.locations import Location
@@ -123,7 +123,7 @@ def _provenance(reader: ProductReader, indices: list[int], radius_px: float) -> 
     scales = [1.0]
     for row, found in zip(rows[1:], stars[1:], strict=True):
         where = f"{reader.group} epoch {row['source']}"
-        compared = pair(found, stars[0], (row["zeropoint"], first["zeropoint"]), radius_px, where)
+        compared = compare(found, stars[0], (row["zeropoint"], first["zeropoint"]), radius_px, where)
         # An epoch that gathered F electrons per electron of the first is divided by F.
         scales.append(1 / compared.flux_ratio)
         verdicts.append(compared.verdict)
@@ -199,8 +199,8 @@ def _combine(
             weights=weights,
             clip_sigma=clip_sigma,
         )
-        for name, values in zip(names, combined, strict=True):
-            strips[name].append(values)
+        for name, combination in zip(names, combined, strict=True):
+            strips[name].append(combination)
     return {name: np.concatenate(parts) for name, parts in strips.items()}
 
 

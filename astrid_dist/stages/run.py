@@ -1,4 +1,4 @@
-"""From settings to a finished product: lease, plan, prepare, run, finalise; and the same again for a resume."""
+"""From settings to a finished product: lease, plan, prepare, run, finalise; and again for a resume."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""JSON Schemas of job and cluster files, generated from the models; ``--check`` says whether those on disk are current.
+"""JSON Schemas of job and cluster files, generated from the models; ``--check`` compares those on disk.
 
 Run as ``python -m astrid_dist.stages.schemas [--check] DIRECTORY``.
 """

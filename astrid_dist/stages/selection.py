@@ -54,10 +54,10 @@ def _plain(value: Any) -> Any:
 
 
 def depth(row: Mapping[str, Any], noise: float) -> float:
-    """Faintness that an epoch of a background noise (electrons per pixel) reaches, magnitudes up to a constant.
+    """How faint an epoch with a noise (electrons per pixel) reaches, magnitudes up to a constant.
 
-    Background-limited PSF photometry: noise of the flux is sigma_pixel times FWHM (SMTN-002, n_eff = 2.266 FWHM^2),
-    on a common scale through the zero point where one is known, else through the exposure time. Larger is deeper.
+    Background-limited PSF photometry: noise of the flux is sigma_pixel times FWHM (SMTN-002, n_eff = 2.266
+    FWHM^2), on a common scale through the zero point, else through the exposure time. Larger is deeper.
     """
     scale = row["zeropoint"] if np.isfinite(row["zeropoint"]) else 2.5 * np.log10(max(row["exptime"], 1e-3))
     return float(scale - 2.5 * np.log10(max(noise, 1e-6) * max(row["fwhm"], 1.0)))
@@ -73,8 +73,8 @@ def choose_epochs(
     reader : ProductReader
         The survey's group.
     wanted : str, sequence of str or mapping
-        ``"all"``; ``"best:N"``, the N deepest; source names or epoch ids (comma-separated or a list); or what a
-        resolved job holds, indices by group.
+        ``"all"``; ``"best:N"``, the N deepest; source names or epoch ids (comma-separated or a list); or what
+        a resolved job holds, indices by group.
     group : str
         For messages, and to look up a mapping.
 

@@ -28,9 +28,8 @@ def describe_status(url: str) -> str:
         failed = list(ledger.failures(job["stage"]))
         finished = job["finished"]
         if finished:
-            lines.append(
-                f"{job['id']}  finished {finished['time']}: {finished['tasks']} tasks, {finished['seconds']:.1f} s"
-            )
+            ended = f"finished {finished['time']}: {finished['tasks']} tasks, {finished['seconds']:.1f} s"
+            lines.append(f"{job['id']}  {ended}")
         else:
             done = sum(counts.values())
             lines.append(
@@ -57,16 +56,17 @@ def _state(url: str) -> str:
 def describe_reasons(url: str) -> str:
     """Every task that was set aside and every input that was quarantined, a line each."""
     ledger, jobs = _jobs(url)
-    lines = []
+    lines: list[str] = []
     for stage in dict.fromkeys(job["stage"] for job in jobs):
-        for failure in ledger.failures(stage):
-            lines.append(
-                f"set aside    {failure['key']}  after {failure['attempts']} attempts: {failure['error']}"
-            )
-        for marker in ledger.markers(stage):
-            if marker["status"] == "quarantined":
-                source = marker["scalars"].get("source", "")
-                lines.append(f"quarantined  {marker['key']}  {source}: {marker['reason']}")
+        lines.extend(
+            f"set aside    {failure['key']}  after {failure['attempts']} attempts: {failure['error']}"
+            for failure in ledger.failures(stage)
+        )
+        lines.extend(
+            f"quarantined  {marker['key']}  {marker['scalars'].get('source', '')}: {marker['reason']}"
+            for marker in ledger.markers(stage)
+            if marker["status"] == "quarantined"
+        )
     return "\n".join(lines) or f"{url}: no task was set aside and nothing is quarantined"
 
 
@@ -82,8 +82,9 @@ def describe_key(url: str, key: str) -> str:
     for stage in dict.fromkeys(job["stage"] for job in jobs):
         failure = ledger.failure(stage, key)
         if failure:
+            worker = failure["worker"] or "a worker that died"
             return (
-                f"{key} was set aside after {failure['attempts']} attempts, last on {failure['worker'] or 'a worker that died'}\n"
+                f"{key} was set aside after {failure['attempts']} attempts, last on {worker}\n"
                 f"{failure['error']}\n\n{failure['traceback']}"
             )
         marker = ledger.marker(stage, key)

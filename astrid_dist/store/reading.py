@@ -46,7 +46,7 @@ class ProductReader:
     @property
     def epochs(self) -> int:
         """Committed epochs; slots beyond are still being written."""
-        return int(self._group.attrs.get("epochs", 0))  # type: ignore[arg-type,call-overload,no-any-return]
+        return int(self._group.attrs.get("epochs", 0))  # type: ignore[arg-type]
 
     def array(self, variable: str) -> "zarr.Array[Any]":
         """The Zarr array of a variable."""

@@ -1,8 +1,8 @@
 """Run the benchmarks, print a table, write build/bench.json: ``python -m tests.benchmarks.run [NAME ...]``.
 
 A benchmark is a function of a ``bench_*.py`` file beside this one, registered in its ``BENCHMARKS`` under the
-name of its figure; it returns ``{name, value, unit, against, ratio}`` (or a list of them). Figures are the machine's own: compare the
-ratios, which were measured in one run.
+name of its figure; it returns ``{name, value, unit, against, ratio}`` (or a list of them). Figures are the
+machine's own: compare the ratios, which were measured in one run.
 """
 
 import importlib
@@ -41,13 +41,16 @@ def main(only: list[str]) -> int:
         for result in made if isinstance(made, list) else [made]:
             results.append(result)
             ratio = "" if result["ratio"] is None else f"{result['ratio']:.3g}"
-            print(f"{result['name']:<24} {result['value']:>12.4g} {result['unit']:<12} {ratio:>8}  {result['against']}", flush=True)
+            figure = f"{result['name']:<24} {result['value']:>12.4g} {result['unit']:<12} {ratio:>8}"
+            print(f"{figure}  {result['against']}", flush=True)
     target = HERE.parent.parent / "build" / "bench.json"
     target.parent.mkdir(exist_ok=True)
     # Figures of benchmarks that were not run this time stay.
     kept = json.loads(target.read_text()) if target.exists() else []
     fresh = {result["name"] for result in results}
-    target.write_text(json.dumps([old for old in kept if old["name"] not in fresh] + results, indent=2) + "\n")
+    target.write_text(
+        json.dumps([old for old in kept if old["name"] not in fresh] + results, indent=2) + "\n"
+    )
     return 0
 
 

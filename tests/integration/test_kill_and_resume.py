@@ -1,4 +1,4 @@
-"""kill -9 of a worker, then of the driver, in the middle of a difference job; resume ends equal to a serial run."""
+"""kill -9 of a worker, then of the driver, in the middle of a job; resume ends equal to a serial run."""
 
 import os
 import signal

@@ -14,10 +14,15 @@ def table(rows: list[tuple[str, str, float, float, float, float]]) -> dict[str, 
 
 
 def test_a_place_seen_at_three_epochs_and_in_two_bands_is_one_object() -> None:
-    found = table([
-        ("f1", "g", 1.0, 10.0, 10.0, 9.0), ("f1", "g", 2.0, 10.6, 10.2, 7.0), ("f1", "r", 2.5, 9.5, 10.9, -6.0),
-        ("f1", "g", 2.0, 40.0, 10.0, 8.0), ("f2", "g", 1.0, 10.0, 10.0, 9.0),
-    ])  # fmt: skip
+    found = table(
+        [
+            ("f1", "g", 1.0, 10.0, 10.0, 9.0),
+            ("f1", "g", 2.0, 10.6, 10.2, 7.0),
+            ("f1", "r", 2.5, 9.5, 10.9, -6.0),
+            ("f1", "g", 2.0, 40.0, 10.0, 8.0),
+            ("f2", "g", 1.0, 10.0, 10.0, 9.0),
+        ]
+    )
     ids = link_objects(found, 1.5)
     assert ids[0] == ids[1] == ids[2]
     assert len(set(ids)) == 3
@@ -30,9 +35,13 @@ def test_two_detections_of_one_epoch_are_two_objects_however_close() -> None:
 
 def test_ids_of_earlier_candidates_continue() -> None:
     earlier = xr.Dataset(
-        {"field": ("candidate", ["f1", "f1"]), "x": ("candidate", [10.0, 90.0]), "y": ("candidate", [10.0, 90.0]),
-         "object": ("candidate", [4, 7])}
-    )  # fmt: skip
+        {
+            "field": ("candidate", ["f1", "f1"]),
+            "x": ("candidate", [10.0, 90.0]),
+            "y": ("candidate", [10.0, 90.0]),
+            "object": ("candidate", [4, 7]),
+        }
+    )
     found = table([("f1", "g", 9.0, 10.4, 10.0, 9.0), ("f1", "g", 9.0, 50.0, 50.0, 8.0)])
     assert link_objects(found, 1.5, earlier).tolist() == [4, 8]
 

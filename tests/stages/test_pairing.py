@@ -5,7 +5,7 @@ import pytest
 
 from astrid_dist.errors import InputError
 from astrid_dist.imaging.stars import StarList
-from astrid_dist.stages.pairing import pair
+from astrid_dist.stages.pairing import compare
 
 
 def stars(n: int, scale: float = 1.0, dx: float = 0.0, seed: int = 3) -> StarList:
@@ -24,7 +24,7 @@ def stars(n: int, scale: float = 1.0, dx: float = 0.0, seed: int = 3) -> StarLis
 
 
 def test_flux_ratio_and_offset_come_from_matched_stars() -> None:
-    found = pair(stars(60, 1.7, 0.4), stars(60), (25.0, 26.0), 3.0, "here")
+    found = compare(stars(60, 1.7, 0.4), stars(60), (25.0, 26.0), 3.0, "here")
     assert found.flux_ratio == pytest.approx(1.7, rel=0.005)
     assert found.dx == pytest.approx(0.4, abs=0.02)
     assert found.shift[0] == pytest.approx(0.4, abs=0.02)
@@ -33,7 +33,7 @@ def test_flux_ratio_and_offset_come_from_matched_stars() -> None:
 
 
 def test_few_stars_take_the_zero_points_and_say_so() -> None:
-    found = pair(stars(5, 1.7, 0.4), stars(5), (25.5, 25.0), 3.0, "here")
+    found = compare(stars(5, 1.7, 0.4), stars(5), (25.5, 25.0), 3.0, "here")
     assert found.flux_ratio == pytest.approx(10**0.2)
     assert found.shift[0] == pytest.approx(0.4, abs=0.05)
     assert found.verdict == "few stars"
@@ -41,18 +41,18 @@ def test_few_stars_take_the_zero_points_and_say_so() -> None:
 
 
 def test_three_stars_are_too_few_for_an_offset() -> None:
-    found = pair(stars(3, 1.7, 0.4), stars(3), (25.5, 25.0), 3.0, "here")
+    found = compare(stars(3, 1.7, 0.4), stars(3), (25.5, 25.0), 3.0, "here")
     assert found.shift == (0.0, 0.0)
     assert found.astrometric_sigma(0.1) == (0.1, 0.1)
     assert "offset not measured" in found.reason
 
 
 def test_few_stars_without_zero_points_take_the_median_ratio() -> None:
-    found = pair(stars(5, 1.7), stars(5), (np.nan, 25.0), 3.0, "here")
+    found = compare(stars(5, 1.7), stars(5), (np.nan, 25.0), 3.0, "here")
     assert found.flux_ratio == pytest.approx(1.7, rel=0.01)
-    assert "median ratio" in found.reason
+    assert "median flux ratio" in found.reason
 
 
 def test_no_star_and_no_zero_point_is_an_error_that_names_the_epoch() -> None:
     with pytest.raises(InputError, match=r"f1/g epoch night7.fits.*zero point"):
-        pair(stars(20), stars(0), (np.nan, np.nan), 3.0, "f1/g epoch night7.fits")
+        compare(stars(20), stars(0), (np.nan, np.nan), 3.0, "f1/g epoch night7.fits")
