@@ -24,10 +24,11 @@ def clipped_mean(
     """Weighted mean of epochs without cosmic rays, trails and transients.
 
     A value is left out when it differs from the median of the epochs by more than
-    clip_sigma · sigma + 0.3 · |median|, sigma being its own noise and the median's: the rule of Gruen, Seitz & Bernstein 2014 (PASP 126, 158; SWarp's
-    CLIPPED): the second term keeps the cores of stars, which differ by seeing and registration far beyond
-    their noise. The median taken there is the largest of its 3×3 neighbours, since a displaced star changes
-    the pixels beside its core most. With two epochs the fainter is believed, as outliers are bright.
+    clip_sigma · sigma + 0.3 · |median|, sigma being its own noise and the median's: the rule of Gruen, Seitz
+    & Bernstein 2014 (PASP 126, 158; SWarp's CLIPPED). The second term keeps the cores of stars, which differ
+    by seeing and registration far beyond their noise. The median taken there is the largest of its 3×3
+    neighbours, since a displaced star changes the pixels beside its core most. With two epochs the fainter
+    is believed, as outliers are bright.
 
     Weights are one number per epoch, not per pixel: the PSF of the result is then the same weighted mean of
     PSFs everywhere, and bright pixels are not biased low by their own noise.

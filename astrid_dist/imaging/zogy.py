@@ -25,6 +25,8 @@ Image: TypeAlias = NDArray[np.float32]
 # Transforms of PSFs below this fraction of their zero frequency are rounding, not signal.
 _ROUNDING_FLOOR = 1e-6
 _KERNEL_ENERGY = 0.999
+# In background sigmas; a full well is below 1e5 of them. One pixel at this limit costs its tile 1e-3 sigma.
+_LARGEST_VALUE = 1e7
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class SubtractionPlan:
     psf_d : (v, u) float32
         PSF of D, centred on the middle pixel (eq. 14): a source of flux 1 adds exactly this to `difference`.
         Its sum is 1 but for what lies outside the box.
-    flux_ratio : float
-        F_n / F_r.
+    sigma_n, sigma_r, flux_ratio : float
+        As planned; F_n / F_r.
     F_D, F_S : float
         Flux scales of D and S (eq. 15, 42).
     kernel_radius_px : float
@@ -63,6 +65,8 @@ class SubtractionPlan:
     science_v: NDArray[np.complex64]
     reference_v: NDArray[np.complex64]
     psf_d: Image
+    sigma_n: float
+    sigma_r: float
     flux_ratio: float
     F_D: float
     F_S: float
@@ -186,6 +190,8 @@ def plan_subtraction(
         science_v=fft.rfft2(np.square(kernel_n)),
         reference_v=fft.rfft2(np.square(kernel_r)),
         psf_d=_centred(psf_d, box),
+        sigma_n=float(sigma_n),
+        sigma_r=float(sigma_r),
         flux_ratio=float(flux_n / flux_r),
         F_D=float(F_D),
         # S of a unit source at its own pixel: eq. 42 where the guard is idle.
@@ -211,9 +217,10 @@ def subtract(
     Parameters
     ----------
     new, ref : (y, x) float32
-        Background-subtracted electrons; NaN is no data, zero is data.
+        Background-subtracted electrons; NaN is no data, zero is data. A value beyond 1e7 sigma is garbage and
+        taken as no data.
     var_new, var_ref : (y, x) float32
-        Variance planes, electron², source noise included.
+        Variance planes, electron², source noise included; a negative one is no data.
     plan : SubtractionPlan
         Filters of this pair, for this shape.
     shift : (float, float)
@@ -249,8 +256,11 @@ def subtract(
             f"subtraction: shift {shift} px exceeds {limit} px; resample the science image first"
         )
 
-    bad_new = ~(np.isfinite(new) & (var_new >= 0) & np.isfinite(var_new))
-    bad_ref = ~(np.isfinite(ref) & (var_ref >= 0) & np.isfinite(var_ref))
+    new, ref, var_new, var_ref = (
+        np.asarray(plane, dtype=np.float32) for plane in (new, ref, var_new, var_ref)
+    )
+    bad_new = ~_usable(new, var_new, plan.sigma_n)
+    bad_ref = ~_usable(ref, var_ref, plan.sigma_r)
     given_new, given_ref = new, ref
     new, var_new, ref, var_ref = fill_pair(new, var_new, bad_new, ref, var_ref, bad_ref, plan.flux_ratio)
 
@@ -371,6 +381,12 @@ def _leak(
     largest = np.zeros(reach + 1)
     np.maximum.at(largest, radius.ravel(), _centred(response, 2 * reach + 1).ravel())
     return np.maximum.accumulate(largest[::-1])[::-1]
+
+
+def _usable(image: Image, variance: Image, sigma: float) -> NDArray[np.bool_]:
+    """Data, and no value so absurd that its rounding would drown its neighbours in a float32 transform."""
+    limit = np.float32(_LARGEST_VALUE * sigma), np.float32(_LARGEST_VALUE * sigma**2)
+    return (np.abs(image) <= limit[0]) & (variance >= 0) & (variance <= limit[1])
 
 
 def _phase_ramp(padded: tuple[int, int], dx: float, dy: float) -> NDArray[np.complex64]:
