@@ -113,6 +113,7 @@ def halo_px(psf_box: int) -> int:
     -------
     int
         Half the box, where k_n and k_r (PSFs through a smooth filter) end, and 8 px for the filter itself.
+        A PSF cut off in its wings, or one with 5e-5 of noise per pixel, has ragged filters: 1e-3 there.
     """
     return psf_box // 2 + 8
 
@@ -227,11 +228,12 @@ def subtract(
         (dx, dy) in pixels: stars of the science image lie at +dx, +dy of the reference's. The image is
         moved back by a phase ramp; meant for residuals of registration, at most a few pixels.
     astrometric_sigma : (float, float)
-        Standard deviation of the relative position of the two images per axis, pixels. Half of its variance
+        Standard deviation of the relative position of single stars in the two images per axis, pixels (the
+        scatter of matched stars, not the error of their mean, which `shift` has taken out). Half its variance
         goes to each image (eq. 30-33), so that together they carry it once.
     flux_ratio_err : float
-        Standard error of flux_n / flux_r. A wrong ratio leaves the same share of every pixel of a star, hence
-        a variance (flux_ratio_err / flux_ratio · S_r)².
+        Uncertainty of flux_n / flux_r as a single star sees it, PSF errors included. A wrong ratio leaves
+        the same share of every pixel of a star, hence a variance (flux_ratio_err / flux_ratio · S_r)².
 
     Returns
     -------

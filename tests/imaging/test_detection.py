@@ -123,7 +123,7 @@ def test_mask_bits_within_two_pixels_belong_to_the_detection():
 
 def test_a_source_beside_no_data_is_measured_from_what_is_left():
     result, y, x, flux = grid_of_sources(50)
-    row, column = round(y[0]), round(x[0])
+    column = round(x[0])
     for image in (result.difference, result.score, result.sigma_flux):
         image[:, : column - 1] = np.nan
     found = measured(result)

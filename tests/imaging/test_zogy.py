@@ -1,12 +1,19 @@
 """Proper subtraction against an independent textbook, and the promises of the design page."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from astrid_dist.errors import InputError
+from astrid_dist.imaging import background, psf, registration
+from astrid_dist.imaging import stars as stars_of
+from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.zogy import halo_px, plan_subtraction, subtract
 
 BOX = 31
@@ -402,6 +409,58 @@ def test_refusals_name_what_is_wrong():
         plan_subtraction(good, good, 1, np.nan, 1.0, shape=(64, 64))
     with pytest.raises(InputError, match="reference PSF sums to 0"):
         plan_subtraction(good, 0 * good, 1, 1, 1.0, shape=(64, 64))
+
+
+@pytest.mark.realdata
+def test_a_real_pair_in_which_nothing_changed_gives_unit_scores_and_few_peaks():
+    root = Path(
+        os.environ.get("ASTRID_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata")
+    )
+    folder = root / "properimage_eso085"
+    if not folder.is_dir():
+        pytest.skip(f"no null pair at {folder}; set ASTRID_REALDATA")
+    frames = []
+    for number in (4, 5):
+        image = fits.getdata(folder / f"aligned_eso085-030-00{number}.fit.gz").astype(np.float32)
+        mask = np.zeros(image.shape, np.uint16)
+        mesh, rms = background.measure_background(image, mask)
+        sky, sigma = (background.evaluate(plane, 64, 0, 0, *image.shape) for plane in (mesh, rms))
+        image -= sky
+        gain = np.median(sky) / np.median(sigma) ** 2  # the sky is bright: its noise is Poisson's
+        variance = (sigma**2 + np.maximum(image, 0) / gain).astype(np.float32)
+        fwhm = stars_of.estimate_fwhm(image, variance, mask, 3.0)
+        found = stars_of.measure_stars(image, variance, mask, fwhm, saturation=4e4)
+        model = psf.measure_psf(image, variance, mask, found, BOX, fwhm)
+        image[image > 4e4] = np.nan
+        frames.append(
+            (
+                image,
+                variance,
+                found,
+                psf.evaluate(model.terms, model.order, 0, 0, image.shape),
+                np.median(sigma),
+            )
+        )
+    (new, var_new, stars_n, psf_n, sigma_n), (ref, var_ref, stars_r, psf_r, sigma_r) = frames
+    matched = registration.match_stars(stars_n, stars_r, 2.0)
+    offset = registration.measure_offset(stars_n, stars_r, *matched)
+    ratio = registration.measure_flux_ratio(stars_n, stars_r, *matched)
+    plan = plan_subtraction(psf_n, psf_r, sigma_n, sigma_r, ratio.ratio, shape=new.shape)
+    result = subtract(
+        new,
+        ref,
+        var_new,
+        var_ref,
+        plan,
+        shift=(offset.dx, offset.dy),
+        astrometric_sigma=(offset.scatter, offset.scatter),
+        flux_ratio_err=ratio.ratio * ratio.scatter,
+    )
+    score = result.score[24:-24, 24:-24]
+    assert 1.4826 * np.nanmedian(np.abs(score)) == pytest.approx(1, abs=0.05)
+    assert np.nanstd(score) == pytest.approx(1, abs=0.05)
+    # 386 stars; what is left are a handful of cosmic rays and the like in 0.62 Mpix.
+    assert len(find_peaks(score, 5.0)[0]) <= 15
 
 
 @pytest.mark.slow
