@@ -297,6 +297,13 @@ def _opened(source: str) -> Iterator[fits.HDUList]:
             ) from error
 
 
+def filesystem_of(path: str) -> tuple[Any, str]:
+    """File system of a path or URL, and the path within it."""
+    url, options = _url(path)
+    filesystem, inner = fsspec.core.url_to_fs(url, **options)
+    return filesystem, inner
+
+
 def _url(source: str) -> tuple[str, dict[str, Any]]:
     """The address fsspec understands: R2 is S3 at the account's own endpoint."""
     if not source.startswith("r2://"):
@@ -408,6 +415,8 @@ def _same_shape(plane: NDArray[Any], shape: tuple[int, ...], where: str, image: 
 
 
 def _exists(path: str) -> bool:
-    url, options = _url(path)
-    filesystem, inner = fsspec.core.url_to_fs(url, **options)
-    return bool(filesystem.exists(inner))
+    try:
+        filesystem, inner = filesystem_of(path)
+        return bool(filesystem.exists(inner))
+    except Exception as error:  # remote file systems raise their clients' own types
+        raise InputError(f"{path} cannot be looked for ({type(error).__name__}: {error})") from error

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import fsspec
 import numpy as np
 
 from astrid_dist.errors import ConfigError, InputError
-from astrid_dist.formats.fits import SUFFIXES, FrameProbe, probe, read_wcs
+from astrid_dist.formats.fits import SUFFIXES, FrameProbe, filesystem_of, probe, read_wcs
 from astrid_dist.imaging.resampling import Grid, overlap
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import list_groups
@@ -76,12 +75,7 @@ def expand(paths: Iterable[str], profile: Profile) -> list[str]:
 def _behind(path: str) -> Iterator[str]:
     pattern = bool(re.search(r"[*?\[]", path)) and not os.path.exists(path)
     if "://" in path and not path.startswith("file://"):
-        if not pattern:
-            yield path
-            return
-        scheme = path.split("://")[0]
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        yield from (f"{scheme}://{name}" for name in filesystem.glob(inner) if name.endswith(SUFFIXES))
+        yield from _behind_url(path, pattern)
         return
     local = os.path.abspath(path.removeprefix("file://"))
     if pattern:
@@ -91,6 +85,19 @@ def _behind(path: str) -> Iterator[str]:
             yield from (os.path.join(folder, name) for name in files if name.endswith(SUFFIXES))
     elif os.path.isfile(local):
         yield local
+
+
+def _behind_url(path: str, pattern: bool) -> Iterator[str]:
+    scheme = path.split("://")[0]
+    if not pattern and path.endswith(SUFFIXES):
+        yield path
+        return
+    try:
+        filesystem, inner = filesystem_of(path)
+        names = filesystem.glob(inner) if pattern else filesystem.find(inner)
+    except Exception as error:  # remote file systems raise their clients' own types
+        raise ConfigError(f"{path!r} cannot be listed ({type(error).__name__}: {error})") from error
+    yield from (f"{scheme}://{name.lstrip('/')}" for name in names if name.endswith(SUFFIXES))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Ingest: what becomes an epoch, where it goes, what is set aside, and what a stopped job leaves."""
 
+import fsspec
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -13,6 +14,7 @@ from astrid_dist.stages.run import plan_stage, resume, run_stage
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_survey
+from tests.r2_rules import R2Server
 
 SIZE, GAIN, SKY, FWHM = 160, 2.0, 800.0, 3.5
 _PLACES = np.random.default_rng(1).uniform(12, SIZE - 12, (18, 2))
@@ -320,3 +322,31 @@ def test_sfft_epochs_that_share_one_wrong_time_are_epochs_of_their_own(realdata,
     cube = open_survey(tmp_path / "s.zarr")["ccd37/i"]
     assert len(set(cube["epoch_id"].values.tolist())) == 5
     assert cube["valid"].values.all()
+
+
+def test_images_of_one_file_are_epochs_that_say_which_extension_they_are(tmp_path):
+    hdus = []
+    for k in (1, 2):
+        path = make_frame(tmp_path / f"{k}.fits", k, CCDNUM=k)
+        hdus.append(fits.ImageHDU(fits.getdata(path), fits.getheader(path), name=f"N{k}"))
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "both.fits")
+    ingest_into(tmp_path / "s.zarr", [tmp_path / "both.fits"])
+    product = open_survey(tmp_path / "s.zarr")
+    said = {name: str(product[name]["source"].values[0]).rpartition("/")[2] for name in product}
+    assert said == {"ccd01/r": "both.fits[1]", "ccd02/r": "both.fits[2]"}
+
+
+@pytest.mark.s3
+def test_frames_in_a_bucket_become_a_survey_in_a_bucket(night, survey, monkeypatch):
+    with R2Server() as server:
+        url = server.bucket()
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        files = fsspec.filesystem("s3", skip_instance_cache=True)
+        for name in ("a.fits", "b.fits", "c.fits"):
+            files.put(str(night / name), f"{url}/night/{name}")
+        summary = ingest_into(f"{url}/survey.zarr", [f"{url}/night"], field="east")
+        assert summary.done == 3
+        cube, local = open_survey(f"{url}/survey.zarr")["east/r"].load(), open_survey(survey)["east/r"].load()
+        for name in ("image", "mask", "psf", "star_flux", "fwhm"):
+            np.testing.assert_array_equal(cube[name].values, local[name].values)
