@@ -76,13 +76,15 @@ class Lease:
             found = self._read(self._generation)
             if found is None or found["id"] != self._id:  # else it is our own retried request
                 raise ResumeConflictError(_held_by(self._ledger, found or {}, "took it at the same moment"))
+        if not self._is_newest():  # what was listed above is older than a whole turn of others
+            raise ResumeConflictError(_held_by(self._ledger, self._current()[1] or {}, "took it just now"))
         self._last_beat = time.monotonic()
         for old in range(generation, max(generation - 16, 0), -1):
             self._objects.delete(self._name(old))
 
     def heartbeat(self) -> None:
         """Renew the lease once; notice if another driver took it over."""
-        if self._read(self._generation + 1) is not None:
+        if not self._is_newest():
             self._lost = "another driver took it over"
             return
         self._beats += 1
@@ -106,7 +108,7 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if not self._lost and self._read(self._generation + 1) is None:
+        if not self._lost and self._is_newest():
             self._objects.put(self._name(self._generation), self._body(released=True))
 
     def __enter__(self) -> Self:
@@ -148,11 +150,16 @@ class Lease:
 
     def _current(self) -> tuple[int, dict[str, Any] | None]:
         """Return the newest generation, 0 if there is none, and what it says."""
-        numbers = [
-            int(name.removeprefix("lease/").removesuffix(".json")) for name, _ in self._objects.list("lease/")
-        ]
-        newest = max(numbers, default=0)
+        newest = self._newest()
         return newest, self._read(newest) if newest else None
+
+    def _is_newest(self) -> bool:
+        """Whether nobody came after: of several successors, all but the last are deleted again."""
+        return self._newest() == self._generation
+
+    def _newest(self) -> int:
+        names = [name for name, _ in self._objects.list("lease/")]
+        return max((int(name.removeprefix("lease/").removesuffix(".json")) for name in names), default=0)
 
     def _name(self, generation: int) -> str:
         return f"lease/{generation:06d}.json"
