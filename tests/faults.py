@@ -162,13 +162,19 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     return TaskOutcome(written, scalars=scalars(key.group, key.epoch), counts={"epochs": 1})
 
 
-def what_is_wrong(cube: xr.Dataset, group: str, quarantined: Container[int] = ()) -> list[str]:
-    """What a reader sees that no committed survey may show; empty if every epoch is whole and its own."""
+def what_is_wrong(
+    cube: xr.Dataset, group: str, quarantined: Container[int] = (), newest: int | None = None
+) -> list[str]:
+    """What a reader sees that no committed survey may show; empty if every epoch is whole and its own.
+
+    `newest` limits it to so many of the last epochs, where half-written ones would be.
+    """
     lengths = {name: cube[name].sizes["epoch"] for name in cube.variables if "epoch" in cube[name].dims}
     if len(set(lengths.values())) != 1:
         return [f"arrays of different lengths: {lengths}"]
     found = []
-    for epoch in range(cube.sizes["epoch"]):
+    epochs = cube.sizes["epoch"]
+    for epoch in range(0 if newest is None else max(epochs - newest, 0), epochs):
         one = cube.isel(epoch=epoch)
         if bool(one["valid"]) == (epoch in quarantined) or one["epoch_id"].item() != f"{group}-{epoch}":
             found.append(f"epoch {epoch}: valid {one['valid'].item()}, epoch_id {one['epoch_id'].item()!r}")
