@@ -15,9 +15,12 @@ Float64 = NDArray[np.float64]
 _CLIP_SIGMA = 3.0
 _CLIP_BIAS = 0.9835  # std of a Gaussian clipped at three of its own clipped sigmas until nothing changes
 _MIN_FRACTION = 0.15  # of a box's pixels; fewer say too little, and the neighbours speak for the box
-_SOURCE_SIGMA = 4.0  # both signs are masked, so that cutting noise peaks does not bias the sky
+# In pixel sigmas after smoothing: four sigmas of the finest scale; not less on the coarse one, where an
+# error of the mesh itself would mask a whole box. Both signs are masked, so that cutting noise does not bias.
+_SOURCE_LEVEL = 0.75
 _SOURCE_SCALES_PX = (1.5, 4.0)  # cores, then wings and galaxies
 _GROW_PX = 3
+_MARGIN = 8  # cells of linear continuation: how the spline ends there is not felt on the frame
 
 
 def measure_background(image: NDArray[Any], mask: NDArray[Any], box: int = 64) -> tuple[Float32, Float32]:
@@ -84,7 +87,7 @@ def evaluate(mesh: NDArray[Any], box: int, y0: int, x0: int, height: int, width:
         In the mesh's unit. A mesh that is positive everywhere gives values of at least half its minimum.
     """
     values = np.asarray(mesh, dtype=np.float64)
-    coefficients = ndimage.spline_filter(_extend(values, 3), order=3, mode="mirror")
+    coefficients = ndimage.spline_filter(_extend(values, _MARGIN), order=3, mode="mirror")
     rows, row_weights = _taps(y0, height, box, values.shape[0])
     columns, column_weights = _taps(x0, width, box, values.shape[1])
     # Four taps in a fixed order: a matrix product may round differently for windows of other shapes.
@@ -103,7 +106,7 @@ def evaluate(mesh: NDArray[Any], box: int, y0: int, x0: int, height: int, width:
 def _taps(start: int, count: int, box: int, boxes: int) -> tuple[NDArray[np.intp], Float64]:
     """First tap and the four cubic B-spline weights of each pixel along one axis of the extended mesh."""
     position = (np.arange(start, start + count) + 0.5) / box - 0.5
-    position = np.clip(position, -1.0, float(boxes)) + 3.0
+    position = np.clip(position, -1.0, float(boxes)) + _MARGIN
     first = np.floor(position).astype(np.intp)
     t = position - first
     weights = np.stack(
@@ -192,8 +195,9 @@ def _clipped_mode(boxes: Float32, min_pixels: float) -> tuple[Float64, Float64]:
 
 
 def _fill(values: Float64) -> Float64:
-    """Missing cells take the mean of their known neighbours, growing inwards ring by ring."""
+    """Missing cells take the mean of known neighbours, ring by ring, then relax to a smooth membrane."""
     values = values.copy()
+    hole = ~np.isfinite(values)
     while (missing := ~np.isfinite(values)).any():
         known = np.pad(np.where(missing, 0.0, values), 1)
         weight = np.pad((~missing).astype(float), 1)
@@ -204,6 +208,11 @@ def _fill(values: Float64) -> Float64:
                 n += weight[dy : dy + values.shape[0], dx : dx + values.shape[1]]
         reached = missing & (n > 0)
         values[reached] = total[reached] / n[reached]
+    if hole.any():
+        for _ in range(100):
+            wide = _extend(values, 1)
+            around = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:]
+            values[hole] = 0.25 * around[hole]
     return values
 
 
@@ -237,8 +246,6 @@ def _find_sources(pixels: Float32, mesh: Float64, rms: Float64, box: int) -> NDA
     np.clip(significance, -50, 50, out=significance)
     found = np.zeros(pixels.shape, dtype=bool)
     for scale in _SOURCE_SCALES_PX:
-        smooth = ndimage.gaussian_filter(significance, scale, mode="constant")
-        smooth *= np.float32(2 * np.sqrt(np.pi) * scale)  # white noise of unit sigma has unit sigma again
-        found |= np.abs(smooth) > _SOURCE_SIGMA
+        found |= np.abs(ndimage.gaussian_filter(significance, scale, mode="constant")) > _SOURCE_LEVEL
     grown: NDArray[np.bool_] = ndimage.maximum_filter(found, size=2 * _GROW_PX + 1)
     return grown

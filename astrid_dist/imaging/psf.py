@@ -68,7 +68,7 @@ def moffat(fwhm_px: float, box: int, beta: float = 3.5) -> Float32:
         )
     radius = _radius(box)
     stamp = (1 + (radius / _moffat_core(fwhm_px, beta)) ** 2) ** -beta * _taper(box, fwhm_px)
-    return (stamp / stamp.sum()).astype(np.float32)
+    return np.asarray(stamp / stamp.sum(), dtype=np.float32)
 
 
 def evaluate(terms: NDArray[Any], order: int, x: float, y: float, shape: tuple[int, int]) -> Float32:
@@ -240,9 +240,8 @@ def measure_psf(
     chi2 = np.zeros(len(chosen))
     for step in range(4):
         models = shift(stamp, dx, dy)
-        fluxes, floors, chi2 = _fit_stars(stamps, weights, models, fwhm_px)
-        typical = np.median(chi2[fluxes > 0]) if (fluxes > 0).any() else np.nan
-        keep = (fluxes > 0) & (chi2 < max(5 * typical, 5.0))
+        fluxes, floors, chi2, misfit = _fit_stars(stamps, weights, models, fwhm_px)
+        keep = (fluxes > 0) & (misfit < max(5 * float(np.median(misfit)), 5.0))
         if keep.sum() < MIN_STARS:
             return Psf(fallback[None], 0, int(keep.sum()), fwhm_px, float("nan"), True)
         scale = fluxes[keep, None, None]
@@ -311,8 +310,8 @@ def _cut(
 
 def _fit_stars(
     stamps: Float64, weights: Float64, models: Float64, fwhm_px: float
-) -> tuple[Float64, Float64, Float64]:
-    """Flux, floor and chi-square per pixel of each star against its shifted model."""
+) -> tuple[Float64, Float64, Float64, Float64]:
+    """Flux, floor and chi-square per degree of freedom of each star, without and with the model's error."""
     radius = _radius(stamps.shape[1])
     ring = radius > _TAPER_FWHM[1] * fwhm_px
     floors = np.zeros(len(stamps))
@@ -324,9 +323,10 @@ def _fit_stars(
     data, w, p = (stamps - floors[:, None, None])[:, core], weights[:, core], models[:, core]
     fluxes = (w * p * data).sum(axis=1) / np.maximum((w * p * p).sum(axis=1), 1e-30)
     left = data - fluxes[:, None] * p
-    error = 1 / np.maximum(w, 1e-30) + (_MODEL_ERROR * fluxes[:, None] * p) ** 2
-    chi2 = (left**2 / error).mean(axis=1)
-    return fluxes, floors, chi2
+    tolerated = 1 + w * (_MODEL_ERROR * fluxes[:, None] * p) ** 2
+    chi2 = (left**2 * w).sum(axis=1) / max(core.sum() - 1, 1)
+    misfit = (left**2 * w / tolerated).mean(axis=1)
+    return fluxes, floors, chi2, misfit
 
 
 def _combine(left: Float64, variances: Float64, bad: NDArray[np.bool_], *, first: bool) -> Float64:

@@ -112,10 +112,7 @@ def measure_flux_ratio(a: StarList, b: StarList, ia: Indices, ib: Indices) -> Fl
 
 
 def _robust_mean(values: Float64, noise: NDArray[Any]) -> tuple[float, float, float, int]:
-    """Mean, its error, scatter beyond the noise and number kept, clipped at four sigma about the median.
-
-    The scatter s makes sum (v - mean)^2 / (noise^2 + s^2) equal n - 1.
-    """
+    """Mean, its error, scatter beyond the noise and number kept, clipped at four sigma."""
     if len(values) == 0:
         return float("nan"), float("nan"), float("nan"), 0
     noise2 = np.maximum(np.asarray(noise, dtype=np.float64), 1e-6) ** 2
@@ -138,16 +135,21 @@ def _robust_mean(values: Float64, noise: NDArray[Any]) -> tuple[float, float, fl
 
 
 def _excess(values: Float64, noise2: Float64) -> float:
-    """Variance beyond the noise that brings chi-square to its expectation; 0 where the noise suffices."""
+    """Variance beyond the noise that is most likely; 0 where the noise suffices.
 
-    def surplus(scatter2: float) -> float:
+    The likelihood hears the stars whose own noise is small; chi-square would hear the many faint ones.
+    """
+
+    def slope(scatter2: float) -> float:
         weight = 1 / (noise2 + scatter2)
         mean = (weight * values).sum() / weight.sum()
-        return float((weight * (values - mean) ** 2).sum() - (len(values) - 1))
+        return float(
+            (weight**2 * (values - mean) ** 2).sum() * len(values) / (len(values) - 1) - weight.sum()
+        )
 
-    if len(values) < 2 or surplus(0.0) <= 0:
+    if len(values) < 2 or slope(0.0) <= 0:
         return 0.0
     top = float(np.var(values, ddof=1)) * 2 + 1e-30
-    while surplus(top) > 0:
+    while slope(top) > 0:
         top *= 2
-    return float(brentq(surplus, 0.0, top, xtol=1e-14))
+    return float(brentq(slope, 0.0, top, xtol=1e-14))

@@ -178,7 +178,7 @@ def _wcs_of(header: str) -> WCS:
 
 def _nodes(size: int) -> Float64:
     """Lattice coordinates from 0 to beyond the last pixel, at least four for a cubic spline."""
-    return np.arange(max(-(-(size - 1) // _LATTICE_PX) + 1, 4)) * float(_LATTICE_PX)
+    return np.arange(max(-(-(size - 1) // _LATTICE_PX) + 1, 4), dtype=np.float64) * _LATTICE_PX
 
 
 def _frame_pixels(wcs: WCS, grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
@@ -219,7 +219,7 @@ def _area(at_x: Float64, at_y: Float64, x: Float64, y: Float64) -> Float64:
 
 def _fill(plane: NDArray[Any], known: NDArray[np.bool_]) -> Float64:
     """Unknown pixels from their neighbours, near ones first, the median where none is near."""
-    filled = np.where(known, plane, 0).astype(np.float64)
+    filled: Float64 = np.where(known, plane, 0).astype(np.float64)
     if known.all():
         return filled
     todo = ~known
