@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.errors import ConfigError
+from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.stages import subtraction
 from astrid_dist.stages.blocks import (
     WORKER_BASE_BYTES,
@@ -20,7 +20,7 @@ from astrid_dist.stages.blocks import (
     shard_window,
 )
 from astrid_dist.stages.selection import choose_epochs, epochs_digest, groups_of
-from astrid_dist.store.layouts import TILE
+from astrid_dist.store.layouts import TILE, variables
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -143,16 +143,19 @@ def _chosen(settings: Settings) -> dict[str, list[int]]:
 
 
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
-    """Subtract the reference from one shard of one epoch and write difference, score and tile maps."""
+    """Subtract the reference from one shard of one epoch and write difference, score and tile maps.
+
+    An epoch that cannot be compared with the reference is quarantined: its slot stays without data.
+    """
     started = perf_counter()
     options = Settings.model_validate(settings)
-    pair = subtraction.open_pair(
-        Location.parse(options.survey),
-        Location.parse(options.reference),
-        key.group,
-        _chosen(options)[key.group][key.epoch],
-        options.match_radius_px,
-    )
+    survey, index = Location.parse(options.survey), _chosen(options)[key.group][key.epoch]
+    try:
+        reference = Location.parse(options.reference)
+        pair = subtraction.open_pair(survey, reference, key.group, index, options.match_radius_px)
+    except InputError as error:
+        scalars = subtraction.scalars_set_aside(survey, key.group, index, str(error))
+        return TaskOutcome(shards={}, scalars=scalars, quarantined=str(error))
     core = shard_window(key.row, key.column, *pair.shape)
     outer = core.widened(pair.halo, *pair.shape)
     science = read_planes(pair.survey, outer, epoch=pair.index)
@@ -195,8 +198,10 @@ def finalise(plan: Plan) -> None:
         key = ShardKey.parse(marker["key"])
         if (key.row, key.column) == (0, 0):
             rows.setdefault(key.group, {})[key.epoch] = marker["scalars"]
+    layout = variables("difference")
     for group, indices in _chosen(settings).items():
         ordered = [rows[group][index] for index in range(len(indices))]
-        columns = {name: [row[name] for row in ordered] for name in ordered[0]}
+        names = dict.fromkeys(name for row in ordered for name in row)
+        columns = {name: [row.get(name, layout[name].fill_value) for row in ordered] for name in names}
         ProductWriter(output, group).write_scalars(columns, 0)
         commit_epochs(output, group, len(indices))

@@ -12,6 +12,8 @@ from astrid_dist.imaging.stars import StarList
 FEW_STARS = 8
 #: Below this many an offset is neither believed nor corrected.
 FEWEST_FOR_OFFSET = 4
+#: Where both have this many stars, this part must match; chance matches 10 % in a crowded field.
+ENOUGH_TO_JUDGE, LEAST_MATCHED = 30, 0.25
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Comparison:
     flux_ratio: float
     """Electrons of the epoch per electron of the reference, same star."""
     flux_ratio_err: float
+    flux_scatter: float
+    """Scatter of the ratio between single stars beyond their noise, a fraction."""
     dx: float
     """Stars of the epoch minus stars of the reference, pixels."""
     dy: float
@@ -41,6 +45,11 @@ class Comparison:
             self.dx if abs(self.dx) > 3 * self.dx_err else 0.0,
             self.dy if abs(self.dy) > 3 * self.dy_err else 0.0,
         )
+
+    @property
+    def flux_sigma(self) -> float:
+        """By how much the scale of a single star may be off: error of the ratio and scatter between stars."""
+        return float(np.hypot(self.flux_ratio_err, self.flux_ratio * self.flux_scatter))
 
     def astrometric_sigma(self, fallback: float) -> tuple[float, float]:
         """What is left of misregistration after correction, pixels (x, y); enters S_corr."""
@@ -64,15 +73,23 @@ def compare(
     Raises
     ------
     InputError
-        No star in common and no zero points: there is no flux scale; names ``where``.
+        No star in common and no zero points, so no flux scale; or so few of many stars in common that the
+        two are not on one grid. Names ``where``.
     """
     ia, ib = registration.match_stars(epoch, reference, radius_px)
-    n = len(ia)
-    ratio, error, verdict, reason = 1.0, 0.0, "good", ""
+    n, possible = len(ia), min(len(epoch), len(reference))
+    if possible >= ENOUGH_TO_JUDGE and n < LEAST_MATCHED * possible:
+        raise InputError(
+            f"{where}: {n} of {possible} stars lie within {radius_px:g} px of one of the reference, at least "
+            f"{LEAST_MATCHED:.0%} should: the two are not on one pixel grid. Check the WCS; a frame without one "
+            "must be aligned with its field's grid before it is ingested"
+        )
+    ratio, error, spread, verdict, reason = 1.0, 0.0, 0.0, "good", ""
     dx = dy = dx_err = dy_err = scatter = float("nan")
     if n:
         measured = registration.measure_flux_ratio(epoch, reference, ia, ib)
         ratio, error = measured.ratio, measured.error
+        spread = measured.scatter if n >= FEW_STARS else 0.0
         offset = registration.measure_offset(epoch, reference, ia, ib)
         dx, dy, dx_err, dy_err, scatter = offset.dx, offset.dy, offset.dx_err, offset.dy_err, offset.scatter
     if n < FEW_STARS:
@@ -93,4 +110,4 @@ def compare(
             )
         if n < FEWEST_FOR_OFFSET:
             reason += "; offset not measured"
-    return Comparison(ratio, error, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)
+    return Comparison(ratio, error, spread, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)

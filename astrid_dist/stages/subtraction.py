@@ -24,6 +24,8 @@ from astrid_dist.store.reading import ProductReader
 ENOUGH_PIXELS = 5000
 #: Green range of std(S_corr) in the quality control of BlackBOX, a ZOGY survey in production.
 GREEN_STD = (0.7, 1.3)
+#: Scalars of an epoch that its difference keeps.
+COPIED = ("epoch_id", "source", "time", "mjd", "exptime", "fwhm")
 #: Per-tile measurements, in the order of the layout.
 TILE_MAPS = (
     "sigma_n", "sigma_r", "flux_ratio", "flux_ratio_err", "F_S", "dx", "dy", "dx_err", "dy_err",
@@ -77,9 +79,8 @@ class Pair:
         if verdict == "good" and np.isfinite(std) and not GREEN_STD[0] <= std <= GREEN_STD[1]:
             verdict = "noise off"
             reason = f"S_corr has std {std:.2f} on source-free pixels before renormalisation"
-        copied = ("epoch_id", "source", "time", "mjd", "exptime", "fwhm")
         return {
-            **{name: self.row[name] for name in copied},
+            **{name: self.row[name] for name in COPIED},
             "survey_epoch": self.index,
             "zeropoint": self.reference.attributes["reference"]["zeropoint"],
             "n_matched": self.comparison.n_matched,
@@ -87,6 +88,13 @@ class Pair:
             "reason": reason,
             "valid": True,
         }
+
+
+def scalars_set_aside(survey: Location, group: str, index: int, reason: str) -> dict[str, Any]:
+    """What a difference keeps of an epoch that could not be subtracted."""
+    row = epoch_row(ProductReader(survey, group), index)
+    kept = {name: row[name] for name in COPIED}
+    return {**kept, "survey_epoch": index, "verdict": "quarantined", "reason": reason, "valid": False}
 
 
 def open_pair(survey: Location, reference: Location, group: str, index: int, match_radius_px: float) -> Pair:
@@ -183,7 +191,7 @@ def subtract_tiles(
             filters,
             shift=compared.shift,
             astrometric_sigma=compared.astrometric_sigma(astrometric_sigma_px),
-            flux_ratio_err=compared.flux_ratio_err,
+            flux_ratio_err=compared.flux_sigma,
         )
         crop, place = tile.within(window), tile.within(core)
         fwhm = max(float(pair.row["fwhm"]), 2.0)
@@ -205,4 +213,15 @@ def subtract_tiles(
         for name, value in zip(TILE_MAPS, measured, strict=True):
             maps[name][at] = value
     planes["mask"] |= np.where(np.isfinite(planes["score"]), 0, int(Flag.NO_DATA)).astype(np.uint16)
+    if np.isfinite(maps["kernel_radius_px"]).any():
+        border = _border(core, pair.shape, float(np.nanmax(maps["kernel_radius_px"])))
+        planes["mask"] |= np.where(border, int(Flag.EDGE), 0).astype(np.uint16)
     return Result(planes, maps, psf_d, peaks)
+
+
+def _border(core: Window, shape: tuple[int, int], radius_px: float) -> NDArray[np.bool_]:
+    """Pixels nearer to the field's border than the kernel reaches: part of a source there is missing."""
+    y, x = np.arange(core.y0, core.y1), np.arange(core.x0, core.x1)
+    rows = np.minimum(y, shape[0] - 1 - y) < radius_px
+    columns = np.minimum(x, shape[1] - 1 - x) < radius_px
+    return np.asarray(rows[:, None] | columns[None, :])

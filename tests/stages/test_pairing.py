@@ -56,3 +56,8 @@ def test_few_stars_without_zero_points_take_the_median_ratio() -> None:
 def test_no_star_and_no_zero_point_is_an_error_that_names_the_epoch() -> None:
     with pytest.raises(InputError, match=r"f1/g epoch night7.fits.*zero point"):
         compare(stars(20), stars(0), (np.nan, np.nan), 3.0, "f1/g epoch night7.fits")
+
+
+def test_frames_that_are_not_on_one_grid_are_refused() -> None:
+    with pytest.raises(InputError, match=r"of 200 stars.*not on one pixel grid"):
+        compare(stars(200, seed=3), stars(200, seed=4), (25.0, 25.0), 3.0, "here")
