@@ -98,7 +98,7 @@ def probe(path: str | os.PathLike[str], profile: Profile) -> list[FrameProbe]:
             pixels, facts, problem = _pixels(hdus, index, source), None, ""
             try:
                 _check_size(pixels, f"{source}[{index}]", profile)
-                facts = read_facts(header, profile)
+                facts = _facts(header, f"{source}[{index}]", profile)
             except InputError as error:
                 problem = str(error)
             finite = pixels[np.isfinite(pixels)]
@@ -153,7 +153,7 @@ def read_frame(path: str | os.PathLike[str], hdu: int, profile: Profile) -> Fram
         raw = _pixels(hdus, hdu, source)
         planes = _planes_inside(hdus, hdu, source, profile, raw.shape)
     _check_size(raw, where, profile)
-    facts = read_facts(header, profile)
+    facts = _facts(header, where, profile)
     planes = {**_planes_beside(source, hdu, header, profile, raw.shape), **planes}
     image = np.ascontiguousarray(raw, dtype=np.float32) * np.float32(facts.scale)
     finite = np.isfinite(image)
@@ -346,6 +346,13 @@ def _pixels(hdus: fits.HDUList, index: int, source: str) -> NDArray[Any]:
     if data is None or data.ndim != 2:
         raise InputError(f"{source}[{index}] is not a two-dimensional image; leave it out")
     return np.asarray(data)
+
+
+def _facts(header: fits.Header, where: str, profile: Profile) -> Facts:
+    try:
+        return read_facts(header, profile)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _check_size(pixels: NDArray[Any], where: str, profile: Profile) -> None:
