@@ -166,8 +166,11 @@ def open_candidates(url: Url | Iterable[Url], allow_partial: bool = False) -> xr
     tables = [_open_table(Location.parse(one), "candidates", allow_partial) for one in urls]
     if len(tables) == 1:
         return tables[0]
+    columns = {name: table[name] for table in tables for name in table.data_vars}
+    # xarray would cut the columns it makes up as finely as it finds them elsewhere: a task for every few rows
+    whole = [table.assign({name: _unknown(columns[name], table) for name in columns}) for table in tables]
     joined: xr.Dataset = xr.concat(
-        tables, "candidate", data_vars="all", coords="minimal", join="outer", combine_attrs="override"
+        whole, "candidate", data_vars="all", join="exact", combine_attrs="override"
     )
     return joined.assign_attrs(url=" ".join(table.attrs["url"] for table in tables))
 
@@ -195,6 +198,15 @@ def product_header(location: Location) -> dict[str, Any]:
 def list_groups(location: Location, product: str) -> list[str]:
     """Names of the groups of a product of this kind, sorted; whether it is finished does not matter."""
     return list(open_product(location, product, allow_partial=True))
+
+
+def _unknown(column: xr.DataArray, table: xr.Dataset) -> xr.Variable:
+    """The column as a table has it, or as long as the table and unknown (only p_* and feature_* may lack)."""
+    if column.name in table:
+        return table[column.name].variable
+    rows = table.sizes.get("candidate", 0)
+    values = da.full(rows, np.nan, column.dtype, chunks=layouts.ROWS_PER_CHUNK)  # type: ignore[no-untyped-call]
+    return xr.Variable(("candidate",), values, column.attrs)
 
 
 def _checked_attributes(location: Location, product: str, allow_partial: bool) -> dict[str, Any]:

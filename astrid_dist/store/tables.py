@@ -57,22 +57,25 @@ def write_table(
         raise ConfigError(f"{location}: columns of different shapes: {lengths}")
     rows = next(iter(lengths.values()), (0,))[0]
     kinds = {name: layouts.variable(product, name) for name in (*layouts.variables(product), *data)}
+    cast = {
+        name: cast_values(
+            data[name] if name in data else np.full(rows, kind.fill_value), kind, f"{location}/{name}"
+        )
+        for name, kind in kinds.items()
+    }
     create_product(location, product, job=job, inputs=inputs, digest=digest)
     root = read_document(location, METADATA)
     header = root["attributes"]["astrid"]
     if header["state"] == "complete" and header["digest"] != digest:
         raise ResumeConflictError(f"{location} is a finished table of another job: choose another output")
     sizes = {kind.dims[0]: rows for kind in kinds.values()}
-    digests = {}
-    for name, kind in kinds.items():
-        values = cast_values(data[name], kind, f"{location}/{name}") if name in data else _filled(kind, rows)
-        _write_column(location, kind, sizes, values)
-        digests[name] = digest_values(values)
+    for name, values in cast.items():
+        _write_column(location, kinds[name], sizes, values)
     root["attributes"] = {
         **root["attributes"],
         **(attributes or {}),
         "columns": list(kinds),
-        "sha256": digests,
+        "sha256": {name: digest_values(values) for name, values in cast.items()},
         "astrid": {**header, "state": "complete"},
     }
     location.objects().put(METADATA, encode_document(root))
@@ -92,8 +95,3 @@ def _write_column(
                 location.pace(f"{kind.name}/c/{chunk}")
             array = zarr.open_array(location.zarr_store(), path=kind.name, mode="r+", zarr_format=3)
             array.with_config({"write_empty_chunks": True})[:] = values
-
-
-def _filled(kind: layouts.Variable, rows: int) -> NDArray[Any]:
-    """A column that nothing was given for."""
-    return cast_values(np.full(rows, kind.fill_value), kind, kind.name)

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
 
 from astrid_dist.errors import StorageError
 from astrid_dist.store import layouts
@@ -46,6 +49,20 @@ def digest_values(values: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{little.dtype.str}{list(values.shape)}".encode())
     digest.update(little.data.cast("B") if little.size else b"")
     return digest.hexdigest()
+
+
+class _UnreadShards(WrapperStore[Any]):
+    """A store whose data look absent, for writing whole shards.
+
+    Zarr reads a shard before it writes it, to merge the two: a request more on a bucket, and a shard that was
+    damaged could never be written again.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Metadata as they are, nothing of the data."""
+        return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
 
 
 class ProductWriter:
@@ -145,10 +162,13 @@ class ProductWriter:
 
     def _array(self, variable: str, again: bool = False) -> "zarr.Array[Any]":
         if again or variable not in self._arrays:
+            store: Store = self.location.zarr_store()
+            if not layouts.variable(self.product, variable).is_scalar:
+                store = _UnreadShards(store)
             with storage_errors(f"opening {self._name(variable)}"):
                 try:
                     self._arrays[variable] = zarr.open_array(
-                        self.location.zarr_store(),
+                        store,
                         path=f"{self.group}/{variable}",
                         mode="r+",
                         zarr_format=3,
@@ -230,9 +250,9 @@ def cast_values(data: NDArray[Any], layout: Variable, where: str) -> NDArray[Any
         data = np.array([layout.fill_value if one is None else one for one in data.ravel()]).reshape(
             data.shape
         )
-    if data.dtype.kind in "iu" and wanted.kind in "iu" and data.size:
+    if data.dtype.kind in "iu" and wanted.kind in "iu":
         limits = np.iinfo(wanted)
-        if not (int(data.min()) >= limits.min and int(data.max()) <= limits.max):
+        if data.size and not (int(data.min()) >= limits.min and int(data.max()) <= limits.max):
             raise StorageError(f"{where} is {wanted}: values {data.min()}..{data.max()} do not fit")
     elif not np.can_cast(data.dtype, wanted, "same_kind"):
         raise StorageError(f"{where} is {wanted}, the values are {data.dtype}")

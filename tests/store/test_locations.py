@@ -11,6 +11,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 
 from astrid_dist.errors import ConfigError, StorageError
 from astrid_dist.store.locations import Location, storage_errors
@@ -149,10 +150,11 @@ def test_a_full_disk_says_what_is_needed(number: int) -> None:
 
 
 def test_a_full_disk_is_recognised_when_obstore_meets_it() -> None:
-    with pytest.raises(StorageError, match="the disk is full"), storage_errors("writing X"):
-        from obstore.exceptions import GenericError
-
+    def fill() -> None:
         raise GenericError("Generic LocalFileSystem error: No space left on device (os error 28)\nDebug ...")
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        _guarded(fill)
 
 
 def _guarded(action: Callable[[], None]) -> None:
