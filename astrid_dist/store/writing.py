@@ -158,7 +158,13 @@ class ProductWriter:
     def _store(self, array: "zarr.Array[Any]", variable: str, bounds: Region, data: NDArray[Any]) -> None:
         where = f"writing {self._name(variable)}{[list(bound) for bound in bounds]}"
         with storage_errors(where, need_bytes=data.nbytes):
-            array[tuple(slice(start, stop) for start, stop in bounds)] = data
+            try:
+                array[tuple(slice(start, stop) for start, stop in bounds)] = data
+            except (ValueError, RuntimeError) as error:
+                raise StorageError(
+                    f"{where}: what is there cannot be decoded: {error}; `astrid verify {self.location}` names"
+                    " all that is damaged"
+                ) from error
 
     def _array(self, variable: str, again: bool = False) -> "zarr.Array[Any]":
         if again or variable not in self._arrays:

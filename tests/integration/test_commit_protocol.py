@@ -18,6 +18,7 @@ from astrid_dist.store.lease import Lease
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_survey
+from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.templates import grow
 from astrid_dist.store.verifying import verify
 from tests.faults import (
@@ -249,6 +250,18 @@ def test_a_driver_that_was_paused_while_two_others_took_their_turn_stops_by_itse
     paused.heartbeat()
     with pytest.raises(ResumeConflictError, match="took it over"):
         paused.check()
+
+
+def test_a_commit_over_damaged_scalars_is_a_storage_error_and_changes_nothing(url: str) -> None:
+    location, group = create_survey(url, GROUPS[:1], SIZES), GROUPS[0]
+    grow(location, "survey", group, 2)
+    markers = {epoch: {"scalars": scalars(group, epoch)} for epoch in range(2)}
+    commit(location, group, {0: markers[0]})
+    name = f"{group}/mjd/c/0"
+    location.objects().put(name, bytes(reversed(location.objects().get(name) or b"")))
+    with pytest.raises(StorageError, match=r"mjd.*cannot be decoded.*astrid verify"):
+        commit(location, group, markers)
+    assert ProductReader(location, group).epochs == 1
 
 
 @pytest.mark.parametrize("scheme", ["s3", "r2"])
