@@ -310,7 +310,7 @@ def test_decam_epochs_of_two_detectors_and_bands_share_one_field(realdata, tmp_p
         for epoch in range(cube.sizes["epoch"]):
             one = cube.isel(epoch=epoch)
             header = fits.getheader(str(one["source"].values).removesuffix("[1]"), 1)
-            assert float(one["fwhm"]) == pytest.approx(header["FWHM"], rel=0.15)  # the whole detector's median
+            assert float(one["fwhm"]) == pytest.approx(header["FWHM"], rel=0.15)  # the CCD's median
             assert float(one["sky"]) == pytest.approx(header["AVSKY"] * float(one["gain"]), rel=0.05)
             assert str(one["verdict"].values) == "few stars"
 
