@@ -162,8 +162,8 @@ class ProductWriter:
                 array[tuple(slice(start, stop) for start, stop in bounds)] = data
             except (ValueError, RuntimeError) as error:
                 raise StorageError(
-                    f"{where}: what is there cannot be decoded: {error}; `astrid verify {self.location}` names"
-                    " all that is damaged"
+                    f"{where}: what is there cannot be decoded: {error}; `astrid verify {self.location}`"
+                    " names all that is damaged"
                 ) from error
 
     def _array(self, variable: str, again: bool = False) -> "zarr.Array[Any]":
