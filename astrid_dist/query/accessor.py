@@ -1,6 +1,6 @@
 """The ``.astrid`` accessor: what a scientist asks of an opened product, in the words of the field."""
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pandas as pd
 import xarray as xr
@@ -37,12 +37,12 @@ class AstridAccessor:
 
     def cutout(
         self,
-        ra: float | None = None,
-        dec: float | None = None,
+        ra: SupportsFloat | None = None,
+        dec: SupportsFloat | None = None,
         size: int = 63,
         *,
-        x: float | None = None,
-        y: float | None = None,
+        x: SupportsFloat | None = None,
+        y: SupportsFloat | None = None,
     ) -> xr.Dataset:
         """Image planes around a sky position (degrees) or a pixel position, exactly `size` x `size`.
 
@@ -54,16 +54,15 @@ class AstridAccessor:
         ConfigError
             The position is not given, outside the grid, or needs a WCS that is not there.
         """
-        x, y = cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y)
-        return cutouts.cutout(self._dataset, x, y, size)
+        return cutouts.cutout(self._dataset, *cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y), size)
 
     def light_curve(
         self,
-        ra: float | None = None,
-        dec: float | None = None,
+        ra: SupportsFloat | None = None,
+        dec: SupportsFloat | None = None,
         *,
-        x: float | None = None,
-        y: float | None = None,
+        x: SupportsFloat | None = None,
+        y: SupportsFloat | None = None,
         object: int | None = None,
     ) -> xr.Dataset:
         """Forced photometry at a position of a cube, or the detections of one `object` of a table.
@@ -74,8 +73,8 @@ class AstridAccessor:
             return tables.object_history(self._dataset, object)
         if any(name in self._dataset.dims for name in tables.ROWS):
             raise ConfigError("a light curve from a table is that of one object: light_curve(object=ID)")
-        x, y = cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y)
-        return light_curves.light_curve(self._dataset, x, y)
+        position = cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y)
+        return light_curves.light_curve(self._dataset, *position)
 
     def cone(self, ra: float, dec: float, radius_arcsec: float) -> xr.Dataset:
         """Rows of a table within `radius_arcsec` of a position (degrees), nearest first."""

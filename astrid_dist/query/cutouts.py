@@ -1,6 +1,6 @@
 """Where a position lies on a cube's grid, and the small cube around it; nothing here reads pixels."""
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import xarray as xr
@@ -36,11 +36,11 @@ def name_of(dataset: xr.Dataset) -> str:
 
 def pixel_position(
     dataset: xr.Dataset,
-    ra: float | None = None,
-    dec: float | None = None,
+    ra: SupportsFloat | None = None,
+    dec: SupportsFloat | None = None,
     *,
-    x: float | None = None,
-    y: float | None = None,
+    x: SupportsFloat | None = None,
+    y: SupportsFloat | None = None,
 ) -> tuple[float, float]:
     """Pixel position on the parent grid of a sky position (degrees, ICRS), or of `x` and `y` themselves.
 
@@ -49,26 +49,28 @@ def pixel_position(
     ConfigError
         Neither or both pairs are given, there is no WCS, or the position is outside the dataset.
     """
-    if (ra is None) != (dec is None) or (x is None) != (y is None) or (ra is None) == (x is None):
+    by_sky, by_pixel = ra is not None and dec is not None, x is not None and y is not None
+    if by_sky == by_pixel or sum(value is not None for value in (ra, dec, x, y)) != 2:
         raise ConfigError(
             f"a position is either ra and dec in degrees or x= and y= in pixels, "
             f"not ra={ra}, dec={dec}, x={x}, y={y}"
         )
-    if ra is not None:
-        wcs = grid_wcs(dataset)
+    where = ""
+    if ra is not None and dec is not None:
+        where = f"ra={float(ra)}, dec={float(dec)} is "
         try:
-            x, y = (float(v) for v in wcs.world_to_pixel_values(ra, dec))
+            x, y = grid_wcs(dataset).world_to_pixel_values(float(ra), float(dec))
         except NoConvergence:
             x = y = np.nan  # so far outside that the distortion has no inverse there
     assert x is not None
     assert y is not None
+    x, y = float(x), float(y)
     (x_first, width), (y_first, height) = (_extent(dataset, axis) for axis in ("x", "y"))
     inside_x = x_first - 0.5 <= x < x_first + width - 0.5
     inside_y = y_first - 0.5 <= y < y_first + height - 0.5
     if not (inside_x and inside_y):
-        sky = "" if ra is None else f"ra={ra}, dec={dec} is "
         raise ConfigError(
-            f"{sky}x={x:.1f}, y={y:.1f}, outside {name_of(dataset)}, which covers "
+            f"{where}x={x:.1f}, y={y:.1f}, outside {name_of(dataset)}, which covers "
             f"x {x_first}..{x_first + width - 1}, y {y_first}..{y_first + height - 1}"
         )
     return x, y
