@@ -12,7 +12,7 @@ from astrid_dist.imaging.stars import StarList
 FEW_STARS = 8
 #: Below this many an offset is neither believed nor corrected.
 FEWEST_FOR_OFFSET = 4
-#: Where both have this many stars, this part must match; chance matches 10 % in a crowded field.
+#: Where both have this many stars, this part must match; chance alone matches a tenth.
 ENOUGH_TO_JUDGE, LEAST_MATCHED = 30, 0.25
 
 
@@ -81,7 +81,7 @@ def compare(
     if possible >= ENOUGH_TO_JUDGE and n < LEAST_MATCHED * possible:
         raise InputError(
             f"{where}: {n} of {possible} stars lie within {radius_px:g} px of one of the reference, at least "
-            f"{LEAST_MATCHED:.0%} should: the two are not on one pixel grid. Check the WCS; a frame without one "
+            f"{LEAST_MATCHED:.0%} should: the two are not on one pixel grid. Check the WCS; one without "
             "must be aligned with its field's grid before it is ingested"
         )
     ratio, error, spread, verdict, reason = 1.0, 0.0, 0.0, "good", ""

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from astrid_dist.errors import InputError
 from astrid_dist.flags import Flag
 from astrid_dist.imaging import zogy
+from astrid_dist.imaging.background import evaluate
 from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.masks import noise_moments, source_free
-from astrid_dist.imaging.psf import evaluate
+from astrid_dist.imaging.psf import evaluate as psf_at
 from astrid_dist.stages.blocks import Planes, Window, field_shape, read_stars
 from astrid_dist.stages.pairing import Comparison, compare
 from astrid_dist.stages.selection import epoch_row
@@ -26,10 +27,12 @@ ENOUGH_PIXELS = 5000
 GREEN_STD = (0.7, 1.3)
 #: Scalars of an epoch that its difference keeps.
 COPIED = ("epoch_id", "source", "time", "mjd", "exptime", "fwhm")
+#: Box in which the residual sky is measured, pixels: so large that its noise is small beside the score's.
+SKY_BOX = 128
 #: Per-tile measurements, in the order of the layout.
 TILE_MAPS = (
     "sigma_n", "sigma_r", "flux_ratio", "flux_ratio_err", "F_S", "dx", "dy", "dx_err", "dy_err",
-    "offset_scatter", "renormalisation", "kernel_radius_px", "score_mean", "score_std",
+    "offset_scatter", "residual_sky", "renormalisation", "kernel_radius_px", "score_mean", "score_std",
 )  # fmt: skip
 
 
@@ -64,7 +67,7 @@ class Pair:
     def psfs_at(self, x: float, y: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """PSFs of epoch and reference at a place."""
         science, reference = (
-            evaluate(terms, int(reader.attributes["psf_order"]), x, y, self.shape)
+            psf_at(terms, int(reader.attributes["psf_order"]), x, y, self.shape)
             for terms, reader in zip(self.psfs, (self.survey, self.reference), strict=True)
         )
         return science, reference
@@ -169,54 +172,129 @@ def subtract_tiles(
     planes: dict[str, NDArray[Any]] = {name: np.full(shape, np.nan, np.float32) for name in names}
     planes["mask"] = (science.mask | template.mask)[core.within(outer)]
     grid = (-(-shape[0] // TILE), -(-shape[1] // TILE))
-    maps = {name: np.full(grid, np.nan, np.float32) for name in TILE_MAPS}
-    psf_d = np.full((*grid, pair.box, pair.box), np.nan, np.float32)
-    peaks = np.full(grid, -1, np.int32)
-    compared = pair.comparison
-    for tile_y, tile_x, tile in core.tiles(TILE):
-        at = tile_y - core.y0 // TILE, tile_x - core.x0 // TILE
+    made = Result(
+        planes,
+        {name: np.full(grid, np.nan, np.float32) for name in TILE_MAPS},
+        np.full((*grid, pair.box, pair.box), np.nan, np.float32),
+        np.full(grid, -1, np.int32),
+    )
+    quiet = np.zeros(shape, bool)
+    fwhm = max(float(pair.row["fwhm"]), 2.0)
+    tiles = [
+        ((row - core.y0 // TILE, column - core.x0 // TILE), tile) for row, column, tile in core.tiles(TILE)
+    ]
+    for at, tile in tiles:
         window = tile.widened(pair.halo, *pair.shape)
         new, ref = science.cut(window.within(outer)), template.cut(window.within(outer))
-        if not (np.isfinite(new.image).any() and np.isfinite(ref.image).any()):
-            continue
-        psf_n, psf_r = pair.psfs_at(*tile.centre)
-        filters = zogy.plan_subtraction(
-            psf_n, psf_r, new.sigma, ref.sigma, compared.flux_ratio, shape=window.shape
-        )
-        made = zogy.subtract(
-            new.image,
-            ref.image,
-            new.variance,
-            ref.variance,
-            filters,
-            shift=compared.shift,
-            astrometric_sigma=compared.astrometric_sigma(astrometric_sigma_px),
-            flux_ratio_err=compared.flux_sigma,
-        )
-        crop, place = tile.within(window), tile.within(core)
-        fwhm = max(float(pair.row["fwhm"]), 2.0)
-        quiet = source_free(new.image, new.sigma, fwhm)[crop] & source_free(ref.image, ref.sigma, fwhm)[crop]
-        mean, std, n_quiet = noise_moments(made.score[crop], quiet)
-        factor = std if renormalise and n_quiet >= ENOUGH_PIXELS and std > 0 else 1.0
-        if pair.share:
-            factor = max(factor, 1.0)
-        planes["difference"][place] = made.difference[crop]
-        planes["score"][place] = made.score[crop] / np.float32(factor)
-        planes["sigma_flux"][place] = made.sigma_flux[crop] * np.float32(factor)
-        psf_d[at] = made.psf_d
-        peaks[at] = len(find_peaks(planes["score"][place])[0])
-        measured = (
-            new.sigma, ref.sigma, compared.flux_ratio, compared.flux_ratio_err, made.F_S, compared.dx,
-            compared.dy, compared.dx_err, compared.dy_err, compared.scatter, factor, made.kernel_radius_px,
-            mean, std,
-        )  # fmt: skip
-        for name, value in zip(TILE_MAPS, measured, strict=True):
-            maps[name][at] = value
+        if np.isfinite(new.image).any() and np.isfinite(ref.image).any():
+            _subtract_tile(pair, made, at, tile, window, core, new, ref, astrometric_sigma_px)
+            free = source_free(new.image, new.sigma, fwhm) & source_free(ref.image, ref.sigma, fwhm)
+            quiet[tile.within(core)] = free[tile.within(window)]
+    sky = _residual_sky(planes["difference"], quiet)
+    planes["difference"] -= sky
+    for at, tile in tiles:
+        _normalise_tile(made, at, tile.within(core), sky, quiet, renormalise, pair.share > 0)
     planes["mask"] |= np.where(np.isfinite(planes["score"]), 0, int(Flag.NO_DATA)).astype(np.uint16)
-    if np.isfinite(maps["kernel_radius_px"]).any():
-        border = _border(core, pair.shape, float(np.nanmax(maps["kernel_radius_px"])))
+    if np.isfinite(made.maps["kernel_radius_px"]).any():
+        border = _border(core, pair.shape, float(np.nanmax(made.maps["kernel_radius_px"])))
         planes["mask"] |= np.where(border, int(Flag.EDGE), 0).astype(np.uint16)
-    return Result(planes, maps, psf_d, peaks)
+    return made
+
+
+def _subtract_tile(
+    pair: Pair,
+    made: Result,
+    at: tuple[int, int],
+    tile: Window,
+    window: Window,
+    core: Window,
+    new: Planes,
+    ref: Planes,
+    astrometric_sigma_px: float,
+) -> None:
+    """ZOGY of one tile, into the result."""
+    compared = pair.comparison
+    psf_n, psf_r = pair.psfs_at(*tile.centre)
+    filters = zogy.plan_subtraction(
+        psf_n, psf_r, new.sigma, ref.sigma, compared.flux_ratio, shape=window.shape
+    )
+    result = zogy.subtract(
+        new.image,
+        ref.image,
+        new.variance,
+        ref.variance,
+        filters,
+        shift=compared.shift,
+        astrometric_sigma=compared.astrometric_sigma(astrometric_sigma_px),
+        flux_ratio_err=compared.flux_sigma,
+    )
+    crop, place = tile.within(window), tile.within(core)
+    for name in ("difference", "score", "sigma_flux"):
+        made.planes[name][place] = getattr(result, name)[crop]
+    made.psf_d[at] = result.psf_d
+    measured = {
+        "sigma_n": new.sigma,
+        "sigma_r": ref.sigma,
+        "flux_ratio": compared.flux_ratio,
+        "flux_ratio_err": compared.flux_ratio_err,
+        "F_S": result.F_S,
+        "dx": compared.dx,
+        "dy": compared.dy,
+        "dx_err": compared.dx_err,
+        "dy_err": compared.dy_err,
+        "offset_scatter": compared.scatter,
+        "kernel_radius_px": result.kernel_radius_px,
+    }
+    for name, value in measured.items():
+        made.maps[name][at] = value
+
+
+def _residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What the two skies leave in a difference, smooth over `SKY_BOX` pixels; zero where it cannot be told.
+
+    The clipped mean of source-free pixels, box by box: D is white, so every pixel counts the same.
+    """
+    height, width = difference.shape
+    mesh = np.full((-(-height // SKY_BOX), -(-width // SKY_BOX)), np.nan, np.float32)
+    for row, column in np.ndindex(*mesh.shape):
+        box = (
+            slice(row * SKY_BOX, (row + 1) * SKY_BOX),
+            slice(column * SKY_BOX, (column + 1) * SKY_BOX),
+        )
+        mean, _, count = noise_moments(difference[box], quiet[box])
+        if count >= ENOUGH_PIXELS // 5:
+            mesh[row, column] = mean
+    if not np.isfinite(mesh).any():
+        return np.zeros_like(difference)
+    mesh[~np.isfinite(mesh)] = np.nanmedian(mesh)
+    return evaluate(mesh, SKY_BOX, 0, 0, height, width)
+
+
+def _normalise_tile(
+    made: Result,
+    at: tuple[int, int],
+    place: tuple[slice, slice],
+    sky: NDArray[np.float32],
+    quiet: NDArray[np.bool_],
+    renormalise: bool,
+    shares_noise: bool,
+) -> None:
+    """Take the residual sky out of a tile's score, judge its noise, renormalise, count its peaks."""
+    if not np.isfinite(made.psf_d[at]).all():
+        return
+    score, sigma_flux = made.planes["score"][place], made.planes["sigma_flux"][place]
+    # A level b of D / F_D is a PSF flux of b / sum(P_D^2): S = F_D^2 b and F_S = F_D^2 sum(P_D^2).
+    score -= sky[place] / np.float32(np.square(made.psf_d[at]).sum()) / sigma_flux
+    mean, std, n_quiet = noise_moments(score, quiet[place])
+    factor = std if renormalise and n_quiet >= ENOUGH_PIXELS and std > 0 else 1.0
+    if shares_noise:
+        factor = max(factor, 1.0)
+    score /= np.float32(factor)
+    sigma_flux *= np.float32(factor)
+    made.peaks[at] = len(find_peaks(score)[0])
+    measured = {"residual_sky": float(np.median(sky[place])), "renormalisation": factor}
+    for name, value in {**measured, "score_mean": mean, "score_std": std}.items():
+        made.maps[name][at] = value
 
 
 def _border(core: Window, shape: tuple[int, int], radius_px: float) -> NDArray[np.bool_]:

@@ -199,6 +199,7 @@ _TILES = """
     dx_err | f4 | pixel | standard error of dx
     dy_err | f4 | pixel | standard error of dy
     offset_scatter | f4 | pixel | scatter of single stars in excess of centroid noise
+    residual_sky | f4 | electron | median level taken out of the difference
     renormalisation | f4 | 1 | empirical factor applied to the score
     kernel_radius_px | f4 | pixel | reach of no data through the matched filter
     score_mean | f4 | 1 | mean of the raw score away from sources
