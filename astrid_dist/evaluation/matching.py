@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 
 Indices = NDArray[np.int64]
 
@@ -33,8 +34,6 @@ def match_one_to_one(
     >>> match_one_to_one([0.0, 1.0], [0.0, 0.0], [0.4], [0.0])
     (array([0]), array([0]))
     """
-    from scipy.spatial import cKDTree
-
     detections = np.column_stack([np.asarray(x, float), np.asarray(y, float)]).reshape(-1, 2)
     truths = np.column_stack([np.asarray(true_x, float), np.asarray(true_y, float)]).reshape(-1, 2)
     if not len(detections) or not len(truths):

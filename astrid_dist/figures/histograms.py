@@ -61,7 +61,7 @@ def residuals(values: ArrayLike, unit: str, what: str, *, expect_unit_gaussian: 
     """
     v = np.asarray(values, dtype=np.float64)
     v = v[np.isfinite(v)]
-    figure, axes = new_figure(3.2, 2.6)
+    figure, axes = new_figure(2.5, 2.4)
     if v.size:
         median = float(np.median(v))
         scatter = 0.5 * float(np.diff(np.percentile(v, [15.87, 84.13]))[0])
@@ -75,7 +75,7 @@ def residuals(values: ArrayLike, unit: str, what: str, *, expect_unit_gaussian: 
             axes.plot(
                 x, v.size * (edges[1] - edges[0]) * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi), color=ORANGE
             )
-        axes.set_title(f"median {median:+.3f}, scatter {scatter:.3f}", fontsize=9, color=INK)
+        axes.set_title(f"median {median:+.3f}, scatter {scatter:.3f}", fontsize=8.5, color=INK)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel(f"{what} ({unit})")
     axes.set_ylabel("detections")

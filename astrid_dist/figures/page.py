@@ -58,9 +58,9 @@ def row(*parts: str) -> str:
 def figure(drawing: "Figure", caption: str, alt: str) -> str:
     """A drawn figure with its caption; `alt` says in words what it shows."""
     width = round(96 * drawing.get_size_inches()[0])
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure><img width="{width}" src="{_data_url(png(drawing))}" alt="{escape(alt)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><img width="{width}" src="{_data_url(png(drawing))}" alt="{escape(alt)}">{below}</figure>'
     )
 
 

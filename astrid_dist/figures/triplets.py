@@ -52,7 +52,7 @@ def triplet_png(science: ArrayLike, reference: ArrayLike, difference: ArrayLike,
     from PIL import Image
 
     pictures = [picture[::-1] for picture in _pictures(science, reference, difference, score)]
-    gap = np.zeros((pictures[0].shape[0], 1, 4))
+    gap = np.full((pictures[0].shape[0], 1, 4), (0.5, 0.5, 0.5, 1.0))
     strip = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
     out = BytesIO()
     Image.fromarray(np.rint(255 * strip).astype(np.uint8)).save(out, "PNG", optimize=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from astrid_dist.evaluation.matching import match_one_to_one
 from astrid_dist.flags import UNUSABLE
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Classes that are real; a detection of any other row is a false alarm whose cause is known.
 REAL = ("transient", "variable", "moving")
+#: A false alarm this close to a star this far above its noise in the reference is that star's residual.
+_STAR_RADIUS_PX, _STAR_SNR = 5.0, 100.0
 #: A true object fainter than this in the difference owns no detection.
 _FAINTEST_SNR = 2.0
 
@@ -75,6 +78,7 @@ def compare(
     start = images = 0
     for group in differences:
         dataset, made = differences[group], references[group].attrs["reference"]
+        stars = _bright_stars(references[group])
         for epoch in np.flatnonzero(dataset["valid"].to_numpy()):
             images += 1
             image = dataset.isel(epoch=epoch)
@@ -83,7 +87,7 @@ def compare(
             own["flux_ujy"] = _expected(own, rows, made)
             own["true_snr"], own["countable"] = _significance(own, image)
             here = found.index[(found["group"] == group) & (found["epoch"] == epoch)]
-            own["candidate"], causes = _matched(own, found.loc[here], radius_px)
+            own["candidate"], causes = _matched(own, found.loc[here], stars, radius_px)
             matched = own.index[own["candidate"] >= 0]
             found.loc[own.loc[matched, "candidate"], "truth"] = matched + start
             found.loc[here, "cause"] = causes
@@ -120,8 +124,15 @@ def _significance(own: "pd.DataFrame", image: "xr.Dataset") -> tuple[NDArray[np.
     return np.where(real, snr, np.nan), good & real & own["injectable"].to_numpy(bool)
 
 
+def _bright_stars(reference: "xr.Dataset") -> NDArray[np.float64]:
+    """Positions, (n, 2) pixels, of stars whose residuals rise above the noise."""
+    flux, error = reference["star_flux"].to_numpy(), reference["star_flux_err"].to_numpy()
+    bright = np.isfinite(flux) & (flux > _STAR_SNR * error)
+    return np.column_stack([reference["star_x"].to_numpy()[bright], reference["star_y"].to_numpy()[bright]])
+
+
 def _matched(
-    own: "pd.DataFrame", found: "pd.DataFrame", radius_px: float
+    own: "pd.DataFrame", found: "pd.DataFrame", stars: NDArray[np.float64], radius_px: float
 ) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
     """Candidate of every true row (-1: none), and the cause of every candidate of one image."""
     candidate = np.full(len(own), -1, np.int64)
@@ -137,6 +148,8 @@ def _matched(
         rest["x"], rest["y"], own["x"].iloc[artifact], own["y"].iloc[artifact], 3 * radius_px
     )
     causes[left[k]] = own["class"].iloc[artifact[m]]
-    flagged = (found["mask"].to_numpy() != 0) & (causes == "unknown")
-    causes[flagged] = "flagged pixels"
+    if len(stars):
+        distance, _ = cKDTree(stars).query(found[["x", "y"]].to_numpy())
+        causes[(distance < _STAR_RADIUS_PX) & (causes == "unknown")] = "bright star"
+    causes[(found["mask"].to_numpy() != 0) & (causes == "unknown")] = "flagged pixels"
     return candidate, causes

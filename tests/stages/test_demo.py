@@ -1,0 +1,110 @@
+import re
+
+import numpy as np
+import pytest
+
+from astrid_dist.stages.comparison import compare, file_of
+from astrid_dist.stages.demo import run_demo
+
+SKY = {
+    "epochs": 6,
+    "template_epochs": 3,
+    "size_px": 256,
+    "season_days": 5.0,
+    "star_density": 1500.0,
+    "supernovae": 3,
+    "hostless": 2,
+    "variables": 3,
+    "asteroids": 1,
+    "cosmic_rays": 40.0,
+}
+
+
+class Lines:
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder, out, events = tmp_path_factory.mktemp("demo"), Lines(), []
+    report = run_demo(folder, "serial", sky=SKY, observers=[events.append], out=out)
+    return folder, report, out.text, events
+
+
+@pytest.fixture(scope="module")
+def comparison(demo):
+    folder = demo[0]
+    return compare(*(str(folder / f"{n}.zarr") for n in ("truth", "reference", "difference", "candidates")))
+
+
+def test_what_stands_out_is_found_and_measured(comparison):
+    countable = comparison.countable
+    bright = countable[countable["true_snr"].abs() > 7]
+    assert len(bright) >= 8
+    assert (bright["candidate"] >= 0).mean() > 0.85
+    assert ((countable["true_snr"].abs() < 3) & (countable["candidate"] >= 0)).sum() <= 1
+    matched = comparison.real
+    true = comparison.truth.loc[matched["truth"]].reset_index(drop=True)
+    new = (true["class"] == "transient").to_numpy()
+    pull = (matched["flux"].to_numpy() - true["flux_ujy"].to_numpy())[new] / matched["flux_err"].to_numpy()[
+        new
+    ]
+    assert np.abs(np.median(pull)) < 1.0
+    assert np.median(np.abs(pull)) < 1.3
+
+
+def test_the_two_tables_point_at_each_other_and_only_search_epochs_are_compared(comparison):
+    assert comparison.epochs == 3
+    assert set(comparison.truth["epoch"]) == {3, 4, 5}
+    owned = comparison.truth[comparison.truth["candidate"] >= 0]
+    for index, row in owned.iterrows():
+        assert comparison.candidates.loc[row["candidate"], "truth"] == index
+    assert len(owned) == len(comparison.real)
+    assert len(comparison.real) + len(comparison.false) == len(comparison.candidates)
+
+
+def test_cosmic_rays_are_named_as_the_cause_of_false_alarms(comparison):
+    assert (comparison.false["cause"] == "cosmic_ray").sum() >= 2
+    unknown = (comparison.false["cause"] == "unknown").sum()
+    assert unknown <= 3 * comparison.epochs
+
+
+def test_the_report_holds_every_part_and_nothing_from_outside(demo):
+    _, report, _, _ = demo
+    html = report.read_text(encoding="utf-8")
+    for heading in (
+        "Completeness",
+        "Supernovae",
+        "Variable stars",
+        "Asteroids",
+        "Strongest false alarms",
+        "Significance image",
+        "Measured against true",
+        "Light curves",
+        "Epochs",
+        "Time",
+    ):
+        assert f">{heading}</h2>" in html
+    addresses = re.findall(r'(?:src|href)="([^"]{0,40})', html)
+    assert len(addresses) > 10
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "nan" not in re.sub(r'"data:[^"]*"', "", html).lower()
+    assert html.count("f150.000-20.000/r ") == 3  # one row of the table per searched epoch
+    assert len(html) < 3_000_000
+
+
+def test_the_last_lines_say_where_the_report_is_and_what_to_type_next(demo):
+    folder, report, text, events = demo
+    assert str(report.resolve()) in text
+    assert f'open_candidates("{folder}/candidates.zarr")' in text
+    assert f"astrid verify {folder}/difference.zarr" in text
+    assert sum(type(event).__name__ == "JobFinished" for event in events) == 5
+
+
+def test_a_source_is_known_by_its_file():
+    assert file_of("s3://bucket/night/f0000_r_e0003.fits.fz[1]") == "f0000_r_e0003.fits.fz"
+    assert file_of("plain.fits") == "plain.fits"
