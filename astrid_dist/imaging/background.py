@@ -14,7 +14,7 @@ Float64 = NDArray[np.float64]
 
 _CLIP_SIGMA = 3.0
 _CLIP_BIAS = 0.9835  # std of a Gaussian clipped at three of its own clipped sigmas until nothing changes
-_MIN_FRACTION = 0.15  # of a box's pixels; fewer say too little, and the neighbours speak for the box
+_MIN_FRACTION = 0.04  # of a box's pixels, what is left between stars at worst; below it the neighbours speak
 # In pixel sigmas after smoothing: four sigmas of the finest scale; not less on the coarse one, where an
 # error of the mesh itself would mask a whole box. Both signs are masked, so that cutting noise does not bias.
 _SOURCE_LEVEL = 0.75
@@ -60,9 +60,9 @@ def measure_background(image: NDArray[Any], mask: NDArray[Any], box: int = 64) -
     for _ in range(2):
         sources = _find_sources(pixels, mesh, rms, box)
         again = _measure_mesh(np.where(sources, np.nan, pixels).astype(np.float32), box)
-        if again[2] < 0.5 or filled >= 0.5:
-            mesh, rms, _ = again
-        # else: so crowded that masking leaves no sky in most boxes; the clipped mode is the better guess
+        if again[2] > max(1 / 3, filled):
+            break  # so crowded that too little sky is left: what stood before is the better guess
+        mesh, rms, _ = again
     return mesh.astype(np.float32), rms.astype(np.float32)
 
 

@@ -213,7 +213,7 @@ def _area(at_x: Float64, at_y: Float64, x: Float64, y: Float64) -> Float64:
     """Area of a grid pixel in frame pixels at the lattice's nodes."""
     xy, xx = np.gradient(at_x, y, x, edge_order=2)
     yy, yx = np.gradient(at_y, y, x, edge_order=2)
-    area: Float64 = xx * yy - xy * yx
+    area: Float64 = np.asarray(xx * yy - xy * yx)
     return area
 
 
