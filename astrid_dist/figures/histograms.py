@@ -61,7 +61,7 @@ def residuals(values: ArrayLike, unit: str, what: str, *, expect_unit_gaussian: 
     """
     v = np.asarray(values, dtype=np.float64)
     v = v[np.isfinite(v)]
-    figure, axes = new_figure(2.5, 2.4)
+    figure, axes = new_figure(2.45, 2.3)
     if v.size:
         median = float(np.median(v))
         scatter = 0.5 * float(np.diff(np.percentile(v, [15.87, 84.13]))[0])
@@ -77,6 +77,7 @@ def residuals(values: ArrayLike, unit: str, what: str, *, expect_unit_gaussian: 
             )
         axes.set_title(f"median {median:+.3f}, scatter {scatter:.3f}", fontsize=8.5, color=INK)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"{what} ({unit})")
-    axes.set_ylabel("detections")
+    axes.set_xlabel(f"{what} ({unit})", fontsize=9)
+    axes.set_ylabel("detections", fontsize=9)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -96,10 +96,11 @@ def _headline(comparison: Comparison, differences: Mapping[str, "xr.Dataset"]) -
             f"{len(comparison.false) / max(comparison.epochs, 1):.1f}",
             f"false alarms per image, {len(unknown) / max(comparison.epochs, 1):.1f} without a known cause",
         ),
-        (f"{_median(distance[new]):.2f} px", "median distance of supernovae to the truth"),
+        (_shown(_median(distance[new]), ".2f", "px"), "median distance of supernovae to the truth"),
         (
-            f"{_scatter(pull[new]):.2f} σ",
-            f"scatter of their fluxes over their errors (1 is right); median {_median(pull[new]):+.2f} σ",
+            _shown(_scatter(pull[new]), ".2f", "σ"),
+            f"scatter of flux errors over their estimates (1 is right); "
+            f"median {_shown(_median(pull[new]), '+.2f', 'σ')}",
         ),
         (f"{np.nanmedian(stds):.3f}", "std of raw S_corr on empty sky (1 is right)"),
     ]
@@ -170,16 +171,16 @@ def _residuals(comparison: Comparison) -> str:
     drawings = [
         (matched["x"] - expected["x"], "pixel", "x, measured − true", False),
         (matched["y"] - expected["y"], "pixel", "y, measured − true", False),
-        (pull, "σ", "flux, (measured − true) / error", True),
-        (100 * relative[bright], "%", "flux / true − 1, SNR > 15", False),
+        (pull, "σ", "flux error / its estimate", True),
+        (100 * relative[bright], "%", "flux / true − 1", False),
     ]
     return page.section(
         "Measured against true",
         "Detections of supernovae, of which the template holds nothing. (A variable star's own template is "
         "uncertain: exposures in which it was far off its mean are clipped.) Faint ones near the threshold "
         "are found when noise lifts them, which makes their fluxes a little too large (Eddington bias). "
-        "Orange is the unit Gaussian. Each exposure's zero point is off by about 0.01 mag and its WCS by "
-        "0.03 pixel, as in a real survey.",
+        "Orange is the unit Gaussian; the last panel is of a true SNR above 15. Each exposure's zero point "
+        "is off by about 0.01 mag and its WCS by 0.03 pixel, as in a real survey.",
         page.row(
             *(
                 page.figure(histograms.residuals(values, unit, what, expect_unit_gaussian=unity), "", what)
@@ -192,9 +193,11 @@ def _residuals(comparison: Comparison) -> str:
 def _light_curves(comparison: Comparison, differences: Mapping[str, "xr.Dataset"]) -> str:
     truth = comparison.truth
     supernovae = truth[truth["countable"] & (truth["class"] == "transient")]
-    order = supernovae.groupby("id")["true_snr"].max().sort_values(ascending=False, kind="stable")
+    # those that rise most while they are watched
+    by_object = supernovae.sort_values("mjd").groupby("id")["true_snr"]
+    rise = (by_object.max() - by_object.first()).sort_values(ascending=False, kind="stable")
     drawings = []
-    for name in order.index[: min(4, len(order)) : 2]:
+    for name in rise.index[:2]:
         rows = truth[truth["id"] == name].sort_values("mjd")
         group, x, y = rows["group"].iloc[0], float(rows["x"].iloc[0]), float(rows["y"].iloc[0])
         measured = light_curve(differences[group], x, y).compute()
@@ -277,6 +280,10 @@ def _missed(comparison: Comparison) -> str:
 
 def _ratio(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f}%" if whole else "–"
+
+
+def _shown(value: float, form: str, unit: str) -> str:
+    return f"{value:{form}} {unit}" if np.isfinite(value) else "–"
 
 
 def _median(values: Any) -> float:
