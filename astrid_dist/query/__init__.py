@@ -6,13 +6,8 @@ Importing it registers the ``.astrid`` accessor on `xarray.Dataset`; so every wa
 
 from astrid_dist.query.accessor import AstridAccessor
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
-from astrid_dist.store.opening import (
-    open_candidates,
-    open_difference,
-    open_reference,
-    open_survey,
-    open_truth,
-)
+from astrid_dist.query.opening import open_candidates, open_truth
+from astrid_dist.store.opening import open_difference, open_reference, open_survey
 
 __all__ = [
     "AstridAccessor",

@@ -7,6 +7,7 @@ from zarr.storage import LocalStore
 
 import astrid_dist
 from astrid_dist.store.locations import Location
+from astrid_dist.store.tables import write_table
 from astrid_dist.store.templates import commit_epochs, create_group, create_product, grow, set_state
 from astrid_dist.store.writing import ProductWriter
 
@@ -138,3 +139,23 @@ def test_answers_across_a_seam_of_shards_are_those_of_the_values_in_memory(store
         curve = lazy.light_curve(**at).compute()
         xr.testing.assert_equal(curve, eager.light_curve(**at))
         np.testing.assert_allclose(curve["flux"], 5000, atol=60)
+
+
+def test_a_table_is_read_column_by_column_when_touched_and_can_be_filtered(tmp_path, reads):
+    columns = {
+        "x": np.arange(5.0),
+        "snr": np.array([9, 3, -9, 12, 5], "f4"),
+        "field": np.array(list("abcde"), object),
+    }
+    create_product(Location.parse(tmp_path / "night.zarr"), "candidates")
+    write_table(Location.parse(tmp_path / "night.zarr"), "candidates", columns, {})
+    set_state(Location.parse(tmp_path / "night.zarr"), "complete")
+    reads.clear()
+    table = astrid_dist.open_candidates(tmp_path / "night.zarr")
+    assert reads == []
+    strong = table.snr > 8
+    assert {key.split("/")[0] for key, _ in reads} == {"snr"}
+    kept = table.where(strong, drop=True)
+    assert kept["field"].values.tolist() == ["a", "d"]
+    assert sorted(key for key, _ in reads) == sorted(f"{name}/c/0" for name in table.data_vars)
+    assert table.astrid.to_dataframe()["x"].tolist() == [0, 1, 2, 3, 4]
