@@ -20,6 +20,10 @@ from astrid_dist.store.locations import Location
 Task = Callable[[Mapping[str, Any], ShardKey], TaskOutcome]
 
 
+#: Kind of a failure that took the worker with it.
+WORKER_DIED = "worker"
+
+
 class AttemptError(Exception):
     """Why an attempt failed, in strings alone: it always travels, whatever the task raised.
 

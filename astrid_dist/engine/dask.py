@@ -6,7 +6,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from astrid_dist.engine.attempt import AttemptError
+from astrid_dist.engine.attempt import WORKER_DIED, AttemptError
 from astrid_dist.engine.protocol import Crew, Ended
 from astrid_dist.errors import ClusterError
 
@@ -121,7 +121,7 @@ class DaskEngine:
             raise self._lost()
         error = future.exception()
         if not isinstance(error, AttemptError):
-            error = AttemptError("worker", _told(error), "", "")
+            error = AttemptError(WORKER_DIED, _told(error), "", "")
         return Ended(name, error)
 
     def _check_alive(self) -> None:

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from astrid_dist.engine.attempt import AttemptError, attempt
+from astrid_dist.engine.attempt import WORKER_DIED, AttemptError, attempt
 from astrid_dist.engine.events import (
     Announcer,
     JobFinished,
@@ -150,6 +150,8 @@ class _Run:
         self.started = time.monotonic()
         self.live: set[str] = set()
         self.waiting: deque[tuple[float, str]] = deque()  # failed once, with the time to try again
+        self.suspects: deque[str] = deque()  # were there when a worker died: each is tried again alone
+        self.alone = False
         self.attempts: dict[str, int] = {}  # of tasks that failed at least once
         self.landed: list[str] = []  # ended without error, marker not read yet
         self.uncommitted: list[Marker] = []
@@ -194,9 +196,6 @@ class _Run:
 
     def leave(self, status: str, message: str) -> None:
         """Let go of everything and say how it ended."""
-        if status != "complete":
-            self.engine.cancel()
-        self.housekeeping.shutdown(wait=True, cancel_futures=True)
         summary = self.summary
         summary.seconds = time.monotonic() - self.started
         self.announce(
@@ -212,6 +211,9 @@ class _Run:
                 message=message,
             )
         )
+        self.housekeeping.shutdown(wait=True, cancel_futures=True)
+        if status != "complete":
+            self.engine.cancel()
 
     def _finished_before(self) -> set[str]:
         """Keys with a marker; refuses those that another finished job wrote with other settings."""
@@ -254,11 +256,15 @@ class _Run:
         more = True
         while True:
             self.lease.check()
-            while len(self.live) < self.engine.window:
+            self.alone = self.alone and bool(self.live)
+            while len(self.live) < self.engine.window and not self.alone:
                 key = self._next_retry() or (next(todo, None) if more else None)
                 if key is None:
                     more = False
-                    break
+                    if not self.suspects or self.live:
+                        break
+                    # A neighbour of the task that killed their worker must not be blamed for it twice.
+                    key, self.alone = self.suspects.popleft(), True
                 self.live.add(key)
                 self.engine.submit(
                     self.stage, key, attempt, str(self.location), self.job_id, self.plan.job.task, key
@@ -269,7 +275,7 @@ class _Run:
                 time.sleep(min(0.2, max(self.waiting[0][0] - time.monotonic(), 0.0)))
             self._read_landed()
             self._commit()
-            if not (self.live or self.waiting or self.landed or more):
+            if not (self.live or self.waiting or self.suspects or self.landed or more):
                 return
 
     def _next_retry(self) -> str | None:
@@ -290,9 +296,11 @@ class _Run:
         """Try again, later if it was the store's fault; or set the task aside."""
         tried = self.attempts[key] = self.attempts.get(key, 0) + 1
         if tried <= self.retries and error.kind not in _FINAL:
-            pause_s = min(0.5 * 2**tried, _LONGEST_PAUSE_S) if error.kind == StorageError.kind else 0.0
-            self.waiting.append((time.monotonic() + pause_s, key))
-            self.waiting = deque(sorted(self.waiting))
+            if error.kind == WORKER_DIED:
+                self.suspects.append(key)
+            else:
+                pause_s = min(0.5 * 2**tried, _LONGEST_PAUSE_S) if error.kind == StorageError.kind else 0.0
+                self.waiting = deque(sorted([*self.waiting, (time.monotonic() + pause_s, key)]))
             self.summary.retried += 1
             self.announce(TaskRetried(key=key, attempt=tried, error=error.error, worker=error.worker))
             return

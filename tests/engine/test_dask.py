@@ -1,10 +1,15 @@
 """What only a cluster can do: die in part, die altogether, or never come."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 
@@ -14,6 +19,7 @@ from astrid_dist.engine.plan import Job
 from astrid_dist.engine.protocol import Engine
 from astrid_dist.engine.runner import run
 from astrid_dist.errors import ClusterError, IncompleteProductError
+from astrid_dist.store.lease import Lease
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from tests.engine.planned import STAGE, count_calls, make_plan
@@ -99,3 +105,57 @@ def _threads(workers: int) -> LocalCluster:
     return LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=address
     )
+
+
+DRIVER = """
+import sys
+from astrid_dist.engine.clusters import open_engine
+from astrid_dist.engine.keys import KeyBlock, KeyGrid
+from astrid_dist.engine.runner import run
+from tests.engine.planned import make_plan
+
+if __name__ == "__main__":
+    keys = KeyGrid([KeyBlock("f0001/g", range(100))])
+    with open_engine("local") as engine:
+        table = {str(key): ["sleep"] for key in keys}
+        run(make_plan(sys.argv[1], keys, table=table, calls=sys.argv[2]), engine)
+"""
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_stops_driver_and_workers_and_frees_the_lease(calls: Path) -> None:
+    script, project = calls.parent / "driver.py", Path(__file__).resolve().parents[2]
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), output_of(calls), str(calls)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(project)},
+    )
+    try:
+        while sum(1 for _ in calls.iterdir()) < 5 and driver.poll() is None:
+            time.sleep(0.1)
+        os.killpg(driver.pid, signal.SIGINT)  # a terminal sends it to the workers too
+        _, said = driver.communicate(timeout=60)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert said.count("Traceback") == 1
+    assert "KeyboardInterrupt" in said.splitlines()[-1]
+    left = [
+        process.info
+        for process in psutil.process_iter(["cmdline", "status"])
+        if _group(process.pid) == driver.pid and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+    assert left == []
+    ledger = Ledger(Location.parse(output_of(calls)))
+    assert 0 < len(ledger.finished(STAGE)) < 100
+    Lease(ledger.location, "the next driver").acquire()
