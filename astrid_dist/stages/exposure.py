@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from astrid_dist.errors import InputError
 from astrid_dist.formats.fits import Frame
 from astrid_dist.imaging.background import evaluate, measure_background
+from astrid_dist.imaging.photometry import fit_star_fluxes
 from astrid_dist.imaging.psf import measure_psf
 from astrid_dist.imaging.resampling import Grid, overlap, to_grid
 from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
@@ -64,6 +65,8 @@ def measure_exposure(
     saturation = full - sky if isfinite(full) and full > sky else None
     stars = measure_stars(signal, variance, mask, fwhm_px, limit=STARS, saturation=saturation)
     psf = measure_psf(signal, variance, mask, stars, box, fwhm_px)
+    # Fluxes in the PSF's own measure: their ratios are those that cancel a star in a subtraction.
+    stars = fit_star_fluxes(signal, variance, mask, psf.terms[0], stars)
     planes: dict[str, NDArray[Any]] = {
         "image": image,
         "variance": variance,

@@ -14,8 +14,7 @@ from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.formats.fits import SUFFIXES, FrameProbe, filesystem_of, probe, read_wcs
 from astrid_dist.imaging.resampling import Grid, overlap
 from astrid_dist.store.locations import Location
-from astrid_dist.store.opening import list_groups
-from astrid_dist.store.reading import ProductReader
+from astrid_dist.store.reading import ProductReader, checked_attributes, group_names
 from astrid_dist.surveys.profile import Profile
 
 #: Part of the grid, or of the frame, that must lie on the other.
@@ -38,6 +37,7 @@ def read_stored(location: Location) -> Stored:
     stored = Stored()
     if not location.objects().exists("zarr.json"):
         return stored
+    checked_attributes(location, "survey")
 
     def look(group: str) -> tuple[str, Grid, list[str]]:
         reader = ProductReader(location, group)
@@ -46,7 +46,7 @@ def read_stored(location: Location) -> Stored:
         return group, grid, [str(one) for one in reader.read("epoch_id", epoch=slice(0, count))]
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for group, grid, ids in pool.map(look, list_groups(location, "survey")):
+        for group, grid, ids in pool.map(look, list(group_names(location))):
             stored.grids.setdefault(group.split("/")[0], grid)
             stored.epochs[group] = len(ids)
             stored.ids.update({one: f"{group} epoch {index}" for index, one in enumerate(ids)})

@@ -14,6 +14,7 @@ from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import ConfigError
 from astrid_dist.imaging import coadd
 from astrid_dist.imaging.background import measure_background
+from astrid_dist.imaging.photometry import fit_star_fluxes
 from astrid_dist.imaging.psf import fwhm_of
 from astrid_dist.imaging.stars import StarList, measure_stars
 from astrid_dist.stages.blocks import (
@@ -191,7 +192,7 @@ def _combine(
     for y in range(window.y0, window.y1, STRIP):
         strip = type(window)(y, min(y + STRIP, window.y1), window.x0, window.x1)
         planes = [read_planes(survey, strip, epoch=index) for index in indices]
-        combined = coadd.clipped_mean(
+        combined: tuple[NDArray[Any], ...] = coadd.clipped_mean(
             np.stack([plane.image for plane in planes]),
             np.stack([plane.variance for plane in planes]),
             np.stack([plane.mask for plane in planes]),
@@ -199,8 +200,8 @@ def _combine(
             weights=weights,
             clip_sigma=clip_sigma,
         )
-        for name, combination in zip(names, combined, strict=True):
-            strips[name].append(combination)
+        for part, combination in zip(strips.values(), combined, strict=True):
+            part.append(combination)
     return {name: np.concatenate(parts) for name, parts in strips.items()}
 
 
@@ -223,6 +224,7 @@ def _stars(reader: ProductReader, fwhm_px: float) -> StarList:
     """The brightest stars of a field, shard by shard with a halo, each kept by the shard it lies in."""
     height, width = field_shape(reader, "image")
     rows, columns = shard_grid({"y": height, "x": width}, "reference")
+    stamp = reader.read("psf")[0]
     found = []
     for row in range(rows):
         for column in range(columns):
@@ -230,6 +232,7 @@ def _stars(reader: ProductReader, fwhm_px: float) -> StarList:
             outer = core.widened(64, height, width)
             planes = read_planes(reader, outer)
             stars = measure_stars(planes.image, planes.variance, planes.mask, fwhm_px)
+            stars = fit_star_fluxes(planes.image, planes.variance, planes.mask, stamp, stars)
             x, y = stars.x + outer.x0, stars.y + outer.y0
             mine = (x >= core.x0 - 0.5) & (x < core.x1 - 0.5) & (y >= core.y0 - 0.5) & (y < core.y1 - 0.5)
             found.append(

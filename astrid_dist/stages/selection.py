@@ -10,8 +10,7 @@ import numpy as np
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.store.locations import Location
-from astrid_dist.store.opening import list_groups
-from astrid_dist.store.reading import ProductReader
+from astrid_dist.store.reading import ProductReader, checked_attributes, group_names
 
 #: Scalars of an epoch that planning and tasks look at.
 COLUMNS = ("epoch_id", "source", "time", "mjd", "exptime", "zeropoint", "fwhm", "valid", "n_stars", "verdict")
@@ -24,8 +23,11 @@ def groups_of(location: Location, product: str, patterns: Sequence[str]) -> list
     ------
     ConfigError
         A pattern matches nothing; names those there are.
+    IncompleteProductError
+        The product is not finished (a survey may grow).
     """
-    there = list_groups(location, product)
+    checked_attributes(location, product)
+    there = list(group_names(location))
     for pattern in patterns:
         if not any(fnmatch(group, pattern) for group in there):
             close = get_close_matches(pattern, there, 3) or there[:5]

@@ -16,10 +16,11 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from astrid_dist.errors import ConfigError, IncompleteProductError
+from astrid_dist.errors import ConfigError
 from astrid_dist.store import layouts
 from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location
+from astrid_dist.store.reading import checked_attributes, field_names, group_names
 from astrid_dist.store.shards import StoredArray, stored_arrays
 from astrid_dist.store.templates import METADATA, decode_document, root_attributes
 
@@ -64,7 +65,7 @@ class Product(Mapping[str, xr.Dataset]):
 
     def fields(self) -> tuple[str, ...]:
         """Names of the fields: one listing, without looking into any."""
-        return tuple(name for name in self.location.objects().folders() if name not in layouts.TABLES)
+        return field_names(self.location)
 
     def __getitem__(self, group: str) -> xr.Dataset:
         body = self.location.objects().get(f"{group}/{METADATA}") if group.strip("/") else None
@@ -86,11 +87,7 @@ class Product(Mapping[str, xr.Dataset]):
 
     def __iter__(self) -> Iterator[str]:
         """Names of all groups, sorted: one listing per field."""
-        objects = self.location.objects()
-        fields = self.fields()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for field, bands in zip(fields, pool.map(objects.folders, fields), strict=True):
-                yield from (f"{field}/{band}" for band in bands)
+        return group_names(self.location)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -134,7 +131,7 @@ def open_product(url: Url, product: str, allow_partial: bool = False) -> Product
         If the location does not answer.
     """
     location = Location.parse(url)
-    return Product(location, _checked_attributes(location, product, allow_partial))
+    return Product(location, checked_attributes(location, product, allow_partial))
 
 
 def open_survey(url: Url) -> Product:
@@ -190,16 +187,6 @@ def open_truth(url: Url) -> xr.Dataset:
     return _open_table(location, "truth", False)
 
 
-def product_header(location: Location) -> dict[str, Any]:
-    """The ``astrid`` attribute of a product's root; raises as `open_product`."""
-    return dict(root_attributes(location)["astrid"])
-
-
-def list_groups(location: Location, product: str) -> list[str]:
-    """Names of the groups of a product of this kind, sorted; whether it is finished does not matter."""
-    return list(open_product(location, product, allow_partial=True))
-
-
 def _unknown(column: xr.DataArray, table: xr.Dataset) -> xr.Variable:
     """The column as a table has it, or as long as the table and unknown (only p_* and feature_* may lack)."""
     if column.name in table:
@@ -207,23 +194,6 @@ def _unknown(column: xr.DataArray, table: xr.Dataset) -> xr.Variable:
     rows = table.sizes.get("candidate", 0)
     values = da.full(rows, np.nan, column.dtype, chunks=layouts.ROWS_PER_CHUNK)  # type: ignore[no-untyped-call]
     return xr.Variable(("candidate",), values, column.attrs)
-
-
-def _checked_attributes(location: Location, product: str, allow_partial: bool) -> dict[str, Any]:
-    """Attributes of a root, if it is a product of this kind that may be read."""
-    layouts.variables(product)
-    attributes = root_attributes(location)
-    header = attributes["astrid"]
-    if header["product"] != product:
-        raise ConfigError(
-            f"{location} is a {header['product']} product, not a {product}: use open_{header['product']}"
-        )
-    if product != "survey" and header["state"] != "complete" and not allow_partial:
-        raise IncompleteProductError(
-            f"{location} is {header['state']}: finish it with `astrid resume {location}`, or open it with"
-            " allow_partial=True"
-        )
-    return attributes
 
 
 def _open_group(location: Location, product: str, group: str, attributes: Mapping[str, Any]) -> xr.Dataset:
@@ -247,7 +217,7 @@ def _open_group(location: Location, product: str, group: str, attributes: Mappin
 
 
 def _open_table(location: Location, product: str, allow_partial: bool) -> xr.Dataset:
-    attributes = _checked_attributes(location, product, allow_partial)
+    attributes = checked_attributes(location, product, allow_partial)
     columns = [layouts.variable(product, name) for name in attributes.get("columns", ())]
     stored = stored_arrays(location, "", columns, None)
     data = {one.name: _xarray_variable(one, _times(one, _dask_array(array))) for one, array in stored}
@@ -260,7 +230,8 @@ def _dask_array(stored: StoredArray) -> da.Array:
     meta = np.empty((0,) * len(stored.shape), stored.dtype)
     name = f"{stored.path.rpartition('/')[2]}-{tokenize(stored)}"
     chunks = tuple(min(unit, size) or 1 for unit, size in zip(stored.units, stored.shape, strict=True))
-    return da.from_array(stored, chunks=chunks, name=name, meta=meta, fancy=False)  # type: ignore[no-untyped-call,no-any-return]
+    # Dask fuses a slice into the read only where the array takes fancy indices too: a cutout is then one chunk.
+    return da.from_array(stored, chunks=chunks, name=name, meta=meta)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _times(one: Variable, values: Any) -> Any:

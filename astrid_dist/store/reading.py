@@ -1,5 +1,7 @@
 """Reading regions of a product by dimension name, without Dask: what tasks use."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType
 from typing import Any
 
@@ -7,8 +9,51 @@ import numpy as np
 import zarr
 from zarr.errors import GroupNotFoundError
 
-from astrid_dist.errors import ConfigError, StorageError
+from astrid_dist.errors import ConfigError, IncompleteProductError, StorageError
+from astrid_dist.store import layouts
 from astrid_dist.store.locations import Location
+from astrid_dist.store.templates import root_attributes
+
+#: Small requests in flight at once.
+_THREADS = 16
+
+
+def checked_attributes(location: Location, product: str, allow_partial: bool = False) -> dict[str, Any]:
+    """Attributes of a root, if it is a product of this kind that may be read.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such product, it is of another kind, or made by a later version.
+    IncompleteProductError
+        If it is not finished and ``allow_partial`` is false; a survey grows and can always be read.
+    """
+    layouts.variables(product)
+    attributes = root_attributes(location)
+    header = attributes["astrid"]
+    if header["product"] != product:
+        raise ConfigError(
+            f"{location} is a {header['product']} product, not a {product}: use open_{header['product']}"
+        )
+    if product != "survey" and header["state"] != "complete" and not allow_partial:
+        raise IncompleteProductError(
+            f"{location} is {header['state']}: finish it with `astrid resume {location}`, or open it with"
+            " allow_partial=True"
+        )
+    return attributes
+
+
+def field_names(location: Location) -> tuple[str, ...]:
+    """Names of the fields of a product: one listing, without looking into any."""
+    return tuple(name for name in location.objects().folders() if name not in layouts.TABLES)
+
+
+def group_names(location: Location) -> Iterator[str]:
+    """Names of the ``<field>/<band>`` groups of a product, sorted: one listing per field."""
+    objects, fields = location.objects(), field_names(location)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for field, bands in zip(fields, pool.map(objects.folders, fields), strict=True):
+            yield from (f"{field}/{band}" for band in bands)
 
 
 class ProductReader:

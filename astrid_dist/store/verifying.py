@@ -1,6 +1,7 @@
 """Re-reading a product and comparing it with what its tasks said they wrote."""
 
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from astrid_dist.errors import AstridError, StorageError
 from astrid_dist.store import layouts
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
-from astrid_dist.store.opening import Url, list_groups
+from astrid_dist.store.reading import group_names
 from astrid_dist.store.shards import StoredArray, stored_arrays
 from astrid_dist.store.templates import METADATA, read_document, root_attributes, shard_grid
 from astrid_dist.store.writing import cast_values, digest_values
@@ -70,7 +71,7 @@ class _Claim:
     sha256: str
 
 
-def verify(url: Url, *, threads: int = 4) -> VerifyReport:
+def verify(url: str | os.PathLike[str] | Location, *, threads: int = 4) -> VerifyReport:
     """Re-hash every shard of a product against its ledger, and compare its scalars.
 
     Parameters
@@ -129,7 +130,7 @@ class _Verification:
         for stage in stages:
             self._compare(self._claims(ledger.markers(stage)), threads)
         self._report_scalars()
-        for group in list_groups(self.location, self.kind):
+        for group in group_names(self.location):
             self._check_group(group)
         return self._report()
 
