@@ -192,7 +192,7 @@ def _unknown(column: xr.DataArray, table: xr.Dataset) -> xr.Variable:
     if column.name in table:
         return table[column.name].variable
     rows = table.sizes.get("candidate", 0)
-    values = da.full(rows, np.nan, column.dtype, chunks=layouts.ROWS_PER_CHUNK)  # type: ignore[no-untyped-call]
+    values = da.full(rows, np.nan, column.dtype, chunks=layouts.ROWS_PER_CHUNK)
     return xr.Variable(("candidate",), values, column.attrs)
 
 
@@ -230,8 +230,8 @@ def _dask_array(stored: StoredArray) -> da.Array:
     meta = np.empty((0,) * len(stored.shape), stored.dtype)
     name = f"{stored.path.rpartition('/')[2]}-{tokenize(stored)}"
     chunks = tuple(min(unit, size) or 1 for unit, size in zip(stored.units, stored.shape, strict=True))
-    # Dask fuses a slice into the read only where the array takes fancy indices too: a cutout is then one chunk.
-    return da.from_array(stored, chunks=chunks, name=name, meta=meta)  # type: ignore[no-untyped-call,no-any-return]
+    # Dask fuses a slice into the read only where the array takes fancy indices too: a cutout reads one chunk.
+    return da.from_array(stored, chunks=chunks, name=name, meta=meta)  # type: ignore[no-any-return]
 
 
 def _times(one: Variable, values: Any) -> Any:
