@@ -124,5 +124,5 @@ def test_readers_of_a_survey_in_a_bucket_see_whole_epochs_while_it_grows(bucket:
 @pytest.mark.slow
 @pytest.mark.s3
 def test_readers_see_whole_epochs_through_many_commits(bucket: str, tmp_path: Path) -> None:
-    check(str(tmp_path / "survey.zarr"), tmp_path, batches=[1, 2, 3] * 15, threads=3)
-    check(f"{bucket}/survey.zarr", tmp_path, batches=[1, 2] * 6)
+    check(str(tmp_path / "survey.zarr"), tmp_path, batches=[1, 2, 3] * 8, threads=3)
+    check(f"{bucket}/survey.zarr", tmp_path, batches=[1, 2] * 4)

@@ -38,7 +38,7 @@ from tests.r2_rules import R2Server
 STAGE, GROUP = "ingest", "f0001/g"
 JOB = {"stage": STAGE, "task": "none:none", "settings": {}, "inputs": {}}
 SIZES = {**SMALL, "y": 40, "x": 50}
-MOST_EPOCHS = 6
+MOST_EPOCHS = 7
 VARIABLES = sorted(epoch_variables(SIZES))
 
 
@@ -55,6 +55,11 @@ class SurveyMachine(RuleBasedStateMachine):
         self.planned = self.committed = 0
         self.markers: dict[int, dict[str, Any]] = {}
         self.touched: set[int] = set()  # data without a marker: what a killed task leaves
+        self.compacted: set[int] = (
+            set()
+        )  # a contradiction to these is found by `verify`, not when it is marked
+        self.append(3)
+        self.mark(0, write_epoch(self.location, GROUP, 0, SIZES))
 
     def key(self, epoch: int) -> str:
         return f"{GROUP}/e{epoch:06d}/y00x00"
@@ -86,9 +91,11 @@ class SurveyMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.unmarked())
     @rule(data=st.data())
-    def write_an_epoch(self, data: st.DataObject) -> None:
-        epoch = data.draw(st.sampled_from(self.unmarked()))
-        self.mark(epoch, write_epoch(self.location, GROUP, epoch, SIZES))
+    def write_epochs(self, data: st.DataObject) -> None:
+        for epoch in data.draw(
+            st.lists(st.sampled_from(self.unmarked()), unique=True, min_size=1, max_size=2)
+        ):
+            self.mark(epoch, write_epoch(self.location, GROUP, epoch, SIZES))
 
     @precondition(lambda self: self.unmarked())
     @rule(data=st.data(), written=st.sets(st.sampled_from(VARIABLES), min_size=1))
@@ -108,6 +115,7 @@ class SurveyMachine(RuleBasedStateMachine):
     def run_a_finished_task_again(self, data: st.DataObject) -> None:
         epoch = data.draw(st.sampled_from(self.done()))
         self.mark(epoch, write_epoch(self.location, GROUP, epoch, SIZES))
+        self.compacted.discard(epoch)
 
     @rule()
     def commit(self) -> None:
@@ -122,6 +130,7 @@ class SurveyMachine(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         self.ledger.compact(STAGE)
+        self.compacted = set(self.markers)
 
     @rule()
     def resume(self) -> None:
@@ -144,23 +153,19 @@ class SurveyMachine(RuleBasedStateMachine):
             self.ledger.register(JOB, "digest-of-another")
         assert self.ledger.register(JOB, "digest-of-the-job") == self.ledger.jobs()[0]["id"]
 
-    @precondition(lambda self: self.done())
+    @precondition(lambda self: set(self.done()) - self.compacted)
     @rule(data=st.data())
     def other_data_under_the_same_key_are_refused(self, data: st.DataObject) -> None:
-        epoch = data.draw(st.sampled_from(self.done()))
+        epoch = data.draw(st.sampled_from(sorted(set(self.done()) - self.compacted)))
         other = copy.deepcopy(self.markers[epoch])
         other["shards"][f"{GROUP}/image"]["sha256"] = "0" * 64
         with pytest.raises(StorageError, match=f"{self.key(epoch)}"):
             self.ledger.mark(STAGE, self.key(epoch), other)
 
-    @rule(beyond=st.integers(0, 2))
-    def a_write_beyond_the_arrays_is_refused(self, beyond: int) -> None:
+    @rule(beyond=st.integers(0, 2), y=st.integers(1, 39))
+    def writes_beyond_the_arrays_or_of_half_a_shard_are_refused(self, beyond: int, y: int) -> None:
         with pytest.raises(StorageError, match="grow"):
             write_epoch(self.location, GROUP, self.planned + beyond, SIZES)
-
-    @precondition(lambda self: self.planned)
-    @rule(y=st.integers(1, 39))
-    def a_write_of_half_a_shard_is_refused(self, y: int) -> None:
         writer, half = ProductWriter(self.location, GROUP), np.zeros((y, SIZES["x"]), "f4")
         with pytest.raises(StorageError, match=f"y 0..{y} "):
             writer.write("image", {"epoch": 0, "y": slice(0, y)}, half)
@@ -220,11 +225,11 @@ def numbered(prefix: str) -> Any:
 
 
 def test_a_survey_on_disk_shows_what_was_committed_in_any_order_of_events(tmp_path: Path) -> None:
-    check(numbered(str(tmp_path)), examples=12, steps=20)
+    check(numbered(str(tmp_path)), examples=10, steps=25)
 
 
 def test_a_survey_in_memory_shows_what_was_committed_in_any_order_of_events() -> None:
-    check(numbered("memory://state-machine"), examples=12, steps=20)
+    check(numbered("memory://state-machine"), examples=6, steps=25)
 
 
 @pytest.fixture
@@ -239,11 +244,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.s3
 def test_a_survey_in_a_bucket_shows_what_was_committed_in_any_order_of_events(bucket: str) -> None:
-    check(numbered(bucket), examples=3, steps=12)
+    check(numbered(bucket), examples=2, steps=15)
 
 
 @pytest.mark.slow
 @pytest.mark.s3
 def test_many_more_orders_of_events_on_disk_and_in_a_bucket(tmp_path: Path, bucket: str) -> None:
-    check(numbered(str(tmp_path)), examples=100, steps=50)
-    check(numbered(bucket), examples=20, steps=30)
+    check(numbered(str(tmp_path)), examples=60, steps=50)
+    check(numbered(bucket), examples=10, steps=30)
