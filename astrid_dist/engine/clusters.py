@@ -173,7 +173,9 @@ def open_engine(spec: str | None = None) -> Iterator[Engine]:
                 client = _reach(described, stack)
             else:
                 start = _start_local if isinstance(described, Local) else _start_slurm
-                client = stack.enter_context(Client(stack.enter_context(start(described))))
+                client = stack.enter_context(
+                    Client(stack.enter_context(start(described)), set_as_default=False)
+                )
         except (OSError, TimeoutError, RuntimeError) as error:
             raise ClusterError(
                 f"no cluster from {spec or 'local'} ({type(error).__name__}: {error}): is the scheduler "
@@ -213,7 +215,8 @@ def _reach(spec: Address, stack: ExitStack) -> Any:
         tls_client_key=spec.tls.key,
         require_encryption=True,
     )
-    return stack.enter_context(Client(spec.address, security=security, timeout=spec.worker_timeout_s))
+    client = Client(spec.address, security=security, timeout=spec.worker_timeout_s, set_as_default=False)
+    return stack.enter_context(client)
 
 
 def _start_slurm(spec: Any) -> Any:

@@ -74,7 +74,7 @@ def test_workers_run_one_thread_each(dask_engine: Engine, calls: Path) -> None:
 
 
 def test_a_cluster_without_workers_is_an_error_and_not_a_hang(calls: Path) -> None:
-    with _threads(0) as cluster, Client(cluster) as client:
+    with _threads(0) as cluster, Client(cluster, set_as_default=False) as client:
         started = time.monotonic()
         with pytest.raises(ClusterError, match=r"no worker of tcp://127\.0\.0\.1:\d+ came within 0 s"):
             run(make_plan(output_of(calls), KEYS), DaskEngine(client, worker_timeout_s=0.2))
@@ -84,7 +84,7 @@ def test_a_cluster_without_workers_is_an_error_and_not_a_hang(calls: Path) -> No
 def test_a_lost_cluster_ends_the_run_and_leaves_a_job_that_resumes(dask_engine: Engine, calls: Path) -> None:
     plan = make_plan(output_of(calls), KEYS, table={str(key): ["sleep"] for key in KEYS}, calls=calls)
     cluster = _threads(1)
-    with Client(cluster) as client:
+    with Client(cluster, set_as_default=False) as client:
 
         def pull_the_plug(event: Any) -> None:
             if type(event).__name__ == "TaskFinished":

@@ -328,7 +328,7 @@ def test_workers_killed_between_data_and_marker_leave_the_bits_of_a_serial_run(
     faults = {first: ["kill after"], second: ["kill", "raise after"]}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         summary = Night(url, tmp_path, range(3), GROUPS, faults).run(DaskEngine(client))
     assert summary.failed == []

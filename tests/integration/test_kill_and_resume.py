@@ -51,8 +51,15 @@ def wait_for_markers(output: str, count: int, driver: subprocess.Popen[bytes]) -
 
 
 def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(driver.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    """Worker processes alive; one that was killed may be a zombie for a moment."""
+    found = []
+    for child in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+        except (psutil.ZombieProcess, psutil.NoSuchProcess):
+            continue
+    return found
 
 
 def values(output: str, group: str) -> dict[str, np.ndarray]:
