@@ -27,6 +27,8 @@ class JobStarted:
     """Tasks of the whole job."""
     skipped: int
     """Tasks that had a marker before."""
+    warnings: tuple[str, ...] = ()
+    """What the plan found worth saying: duplicates left out, fields without a reference."""
     time: float = field(default_factory=time.time)
     """Seconds since 1970."""
 

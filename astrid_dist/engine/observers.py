@@ -95,6 +95,8 @@ class ProgressBar:
             TextColumn("{task.fields[notes]}"),
             console=Console(file=self._stream),
         )
+        for warning in event.warnings:
+            self._bar.console.print(f"warning: {warning}", markup=False, highlight=False)
         self._row = self._bar.add_task(
             event.stage, total=event.tasks, completed=event.skipped, notes="", end=f"on {event.engine}"
         )

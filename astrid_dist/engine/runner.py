@@ -248,6 +248,7 @@ class _Run:
                 engine=self.engine.name + size,
                 tasks=len(self.plan.keys),
                 skipped=self.summary.skipped,
+                warnings=tuple(self.plan.warnings),
             )
         )
 
