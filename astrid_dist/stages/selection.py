@@ -87,11 +87,12 @@ def choose_epochs(
     """
     if isinstance(wanted, Mapping):
         return list(wanted.get(group, []))
-    rows = [row for row in epoch_table(reader) if row["valid"]]
-    if not rows:
+    valid = np.flatnonzero(reader.read("valid", epoch=slice(0, reader.epochs)))
+    if not valid.size:
         raise ConfigError(f"{reader.location}/{group} has no valid epoch yet")
-    if isinstance(wanted, str) and wanted == "all":
-        return [row["index"] for row in rows]
+    if wanted == "all":
+        return [int(index) for index in valid]
+    rows = [row for row in epoch_table(reader) if row["valid"]]
     if isinstance(wanted, str) and wanted.startswith("best:"):
         return _best(reader, rows, wanted)
     names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
@@ -132,4 +133,7 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
 def epochs_digest(reader: ProductReader, indices: Sequence[int]) -> str:
     """sha256 over the epoch ids chosen: what a job depends on, however the survey grows meanwhile."""
     ids = reader.read("epoch_id", epoch=slice(0, reader.epochs))
-    return hashlib.sha256("\n".join(str(ids[index]) for index in indices).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for index in indices:
+        digest.update(f"{ids[index]}\n".encode())
+    return digest.hexdigest()
