@@ -73,6 +73,7 @@ def plot_epoch(
     name = variable or ("difference" if "difference" in dataset else "image")
     if name not in dataset or not {"y", "x"} <= set(dataset[name].dims):
         raise ConfigError(f"{name_of(dataset)} has no plane {name!r} to draw")
+    _check_epoch(dataset, epoch)
     shown = dataset
     if any(value is not None for value in (ra, dec, x, y)):
         shown = cutout(dataset, *pixel_position(dataset, ra, dec, x=x, y=y), size)
@@ -132,6 +133,7 @@ def plot_triplet(
         raise ConfigError(
             f"a triplet is asked of a difference; {name_of(dataset)} has no variable 'difference'"
         )
+    _check_epoch(dataset, epoch)
     position = pixel_position(dataset, ra, dec, x=x, y=y)
     subtracted = cutout(dataset, *position, size).isel(epoch=epoch)
     index = int(dataset["survey_epoch"][epoch])
@@ -139,6 +141,12 @@ def plot_triplet(
     science = _without_sky(survey, cutout(survey, *position, size), index) / ratio
     template = _without_sky(reference, cutout(reference, *position, size), None)
     return triplet(science, template, subtracted["difference"].to_numpy(), subtracted["score"].to_numpy())
+
+
+def _check_epoch(dataset: xr.Dataset, epoch: int) -> None:
+    count = dataset.sizes.get("epoch")
+    if count is not None and not -count <= epoch < count:
+        raise ConfigError(f"{name_of(dataset)} has {count} epochs, there is no epoch {epoch}")
 
 
 def _without_sky(dataset: xr.Dataset, cut: xr.Dataset, epoch: int | None) -> npt.NDArray[Any]:

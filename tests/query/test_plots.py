@@ -25,6 +25,12 @@ def test_a_plane_that_is_not_there_cannot_be_drawn(survey, candidates):
         survey.astrid.plot("histogram")
 
 
+def test_an_epoch_that_is_not_there_is_named_with_how_many_there_are(survey):
+    count = survey.sizes["epoch"]
+    with pytest.raises(ConfigError, match=rf"has {count} epochs, there is no epoch {count}"):
+        survey.astrid.plot("epoch", epoch=count)
+
+
 def test_a_triplet_takes_the_sky_out_and_science_to_the_flux_scale_of_the_reference(
     survey, difference, monkeypatch
 ):
