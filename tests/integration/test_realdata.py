@@ -1,0 +1,33 @@
+"""The whole way on real DECam frames: unit noise, registration, few false peaks, steady stars."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.realsky import SETS, RealSet, difference, star_curve
+
+pytestmark = pytest.mark.realdata
+
+
+@pytest.mark.parametrize("chosen", SETS, ids=lambda one: one.name)
+def test_real_frames_give_unit_noise_few_peaks_and_steady_stars(
+    chosen: RealSet, realdata: Path, tmp_path: Path
+) -> None:
+    figures = difference(chosen, realdata, tmp_path)
+    bands = {"F/r", "F/z"} if chosen.name == "decam_epochs" else {"F/i"}
+    assert {one.group for one in figures} == bands
+    for one in figures:
+        assert abs(one.score_mean) < 0.03, one
+        # Resampled, re-reduced frames: their noise is correlated, and said to be before it is divided out.
+        assert 0.9 < one.score_std < 1.15, one
+        assert np.hypot(*one.offset_err_px) < 0.2, one
+        if one.n_matched < 8:
+            assert one.verdict == "few stars", one
+            assert f"{one.n_matched} matched stars" in one.reason
+        else:
+            assert one.verdict in ("good", "noise off"), one
+        # Some of these cut-outs hold a cosmic ray or a bright galaxy; none may hold a forest of peaks.
+        assert one.density[1] < 200, one
+    scatter, error = star_curve(tmp_path, figures[-1].group)
+    assert scatter < max(0.05, 3 * error)
