@@ -1,4 +1,4 @@
-"""Bits of the data masks, one table for every layer."""
+"""Bits of the data masks and of star lists, one table for every layer."""
 
 from enum import IntFlag
 
@@ -25,9 +25,21 @@ UNUSABLE = (
 )
 
 
-def cf_attributes() -> dict[str, object]:
-    """CF ``flag_masks`` and ``flag_meanings`` of the mask variable."""
+class StarFlag(IntFlag):
+    """Why a star of a list is left out of PSF, matching or flux ratio; 0 is a clean star."""
+
+    BLENDED = 1
+    SATURATED = 2
+    EDGE = 4
+    MASKED = 8
+    EXTENDED = 16
+    SHARP = 32
+    CENTROID = 64
+
+
+def cf_attributes(flags: type[IntFlag]) -> dict[str, object]:
+    """CF ``flag_masks`` and ``flag_meanings`` of a variable that holds such bits."""
     return {
-        "flag_masks": [int(flag) for flag in Flag],
-        "flag_meanings": " ".join(str(flag.name).lower() for flag in Flag),
+        "flag_masks": [int(flag) for flag in flags],
+        "flag_meanings": " ".join(str(flag.name).lower() for flag in flags),
     }

@@ -8,7 +8,7 @@ from scipy.stats import chi2
 
 import astrid_dist as astrid
 from astrid_dist.engine.serial import SerialEngine
-from astrid_dist.imaging.stars import StarFlag
+from astrid_dist.flags import StarFlag
 from astrid_dist.stages.run import run_stage
 
 

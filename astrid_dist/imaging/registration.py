@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
-from astrid_dist.imaging.stars import StarFlag, StarList
+from astrid_dist.flags import StarFlag
+from astrid_dist.imaging.stars import StarList
 
 Float64 = NDArray[np.float64]
 Indices = NDArray[np.intp]

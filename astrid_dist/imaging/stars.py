@@ -1,7 +1,6 @@
 """Stars of a frame: places, total fluxes and what is wrong with each."""
 
 from dataclasses import dataclass
-from enum import IntFlag
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from astrid_dist.errors import InputError
-from astrid_dist.flags import UNUSABLE, Flag
+from astrid_dist.flags import UNUSABLE, Flag, StarFlag
 from astrid_dist.imaging.psf import fit_moffat_width, moffat
 
 Float64 = NDArray[np.float64]
@@ -21,18 +20,6 @@ TOTAL_FWHM = 3.0  # radius of the aperture that fluxes are corrected to
 _SHAPE_FWHM = 0.5  # radius of the inner aperture of the concentration
 _MAX_SHAPE_STARS = 60
 _MIN_LOCUS_STARS = 30
-
-
-class StarFlag(IntFlag):
-    """Why a star of a list is left out of PSF, matching or flux ratio; 0 is a clean star."""
-
-    BLENDED = 1
-    SATURATED = 2
-    EDGE = 4
-    MASKED = 8
-    EXTENDED = 16
-    SHARP = 32
-    CENTROID = 64
 
 
 @dataclass(frozen=True)

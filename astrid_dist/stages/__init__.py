@@ -15,7 +15,7 @@ Every stage module offers
 ``commit(plan, markers)`` (optional)
     publishes newly finished keys while the job runs, on the driver, at most once a second.
 ``finalise(plan)``
-    after the last key: tables, scalars, counts; on the driver.
+    after the last key: tables, scalars, counts; on the driver. Returns digests of the shards it wrote.
 """
 
 from importlib import import_module

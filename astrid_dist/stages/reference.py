@@ -31,7 +31,7 @@ from astrid_dist.store.layouts import MESH_BOX, STARS
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.templates import create_group, create_product, shard_grid
-from astrid_dist.store.writing import ProductWriter
+from astrid_dist.store.writing import ProductWriter, ShardDigest
 
 STAR_COLUMNS = ("x", "y", "flux", "flux_err", "flags")
 #: Rows of a shard that are combined at a time, so that memory does not grow with the shard.
@@ -205,8 +205,9 @@ def _combine(
     return {name: np.concatenate(parts) for name, parts in strips.items()}
 
 
-def finalise(plan: Plan) -> None:
-    """Measure the reference's star list on the finished image."""
+def finalise(plan: Plan) -> dict[str, ShardDigest]:
+    """Measure the reference's star list on the finished image; what was written."""
+    written = {}
     settings = Settings.model_validate(plan.job.settings)
     output = Location.parse(settings.output)
     for group in _chosen(settings):
@@ -217,7 +218,8 @@ def finalise(plan: Plan) -> None:
             values = getattr(stars, name)
             padded = np.zeros(STARS, np.uint16) if name == "flags" else np.full(STARS, np.nan, values.dtype)
             padded[: len(values)] = values
-            writer.write(f"star_{name}", {}, padded)
+            written[f"{group}/star_{name}"] = writer.write(f"star_{name}", {}, padded)
+    return written
 
 
 def _stars(reader: ProductReader, fwhm_px: float) -> StarList:

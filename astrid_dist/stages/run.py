@@ -13,9 +13,10 @@ from astrid_dist.engine.runner import RunSummary, run
 from astrid_dist.errors import ConfigError
 from astrid_dist.stages import load_stage
 from astrid_dist.store.lease import Lease
-from astrid_dist.store.ledger import Ledger, Marker
+from astrid_dist.store.ledger import Ledger, Marker, finalise_stage
 from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import set_state
+from astrid_dist.store.writing import ShardDigest
 
 Settings = BaseModel | Mapping[str, Any]
 
@@ -74,8 +75,18 @@ def run_stage(
         )
 
 
-def _finish(finalise: Callable[[Plan], None], location: Location, plan: Plan) -> None:
-    finalise(plan)
+def _finish(
+    finalise: Callable[[Plan], Mapping[str, ShardDigest] | None], location: Location, plan: Plan
+) -> None:
+    """Finalise, leave a marker of what that wrote for `verify`, and declare the product complete."""
+    written = finalise(plan) or {}
+    if written:
+        shards = {
+            name: {"region": [list(part) for part in one.region], "sha256": one.sha256}
+            for name, one in written.items()
+        }
+        marker = {"key": plan.job.id, "stage": plan.job.stage, "status": "done", "shards": shards}
+        Ledger(location).mark(finalise_stage(plan.job.stage), plan.job.id, marker)
     set_state(location, "complete")
 
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.flags import Flag, cf_attributes
+from astrid_dist.flags import Flag, StarFlag, cf_attributes
 
 #: Version of the layouts; a reader refuses a product of a later one.
 VERSION = 1
@@ -65,7 +65,8 @@ class Variable:
             found["units"] = self.unit
         if self.name == "time":
             found["calendar"] = "proleptic_gregorian"
-        return found | (cf_attributes() if self.name in ("mask", "star_flags") else {})
+        bits = {"mask": Flag, "star_flags": StarFlag}.get(self.name)
+        return found | (cf_attributes(bits) if bits else {})
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Length of each dimension."""
@@ -154,7 +155,7 @@ def _table(dims: str, rows: str) -> list[Variable]:
     found = []
     for line in rows.strip().splitlines():
         name, dtype, unit, long_name = (part.strip() for part in line.split("|"))
-        fill = int(Flag.NO_DATA) if name in ("mask", "star_flags") else 0 if dtype[0] == "u" else None
+        fill = int(Flag.NO_DATA) if name == "mask" else 0 if dtype[0] == "u" else None
         found.append(Variable(name, tuple(dims.split()), dtype, unit, long_name, fill))
     return found
 
@@ -174,7 +175,7 @@ _STARS = """
     star_y | f8 | pixel | row of a star
     star_flux | f4 | electron | flux of a star
     star_flux_err | f4 | electron | standard error of star_flux
-    star_flags | u2 | | mask bits near a star
+    star_flags | u2 | | why a star is left out of PSF, matching or flux ratio
 """
 _EPOCH = f"""
     epoch_id | string | | sha256 of shape, type and raw pixels before calibration

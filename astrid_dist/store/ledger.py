@@ -6,6 +6,7 @@
       jobs/<id>.json  jobs/<id>.finished.json     the resolved jobs of this product
       lease/<n>.json                              the driver that may write now (see `lease`)
       <stage>/<key>.json                          one marker per finished task, written by the task itself
+      <stage>-finalise/<job>.json                 what the driver wrote itself at the end of a job
       manifests/<stage>/<n>.jsonl                 markers compacted by the driver, a thousand to a file
       failures/<stage>/<key>.json                 the last traceback of a task that was set aside
       parts/                                      what a stage keeps here until it can write its product
@@ -33,6 +34,11 @@ MARKERS_PER_MANIFEST = 1000
 _THREADS = 16
 _STAGE = re.compile(r"[a-z][a-z0-9_-]*")
 _RESERVED = frozenset({"jobs", "lease", "manifests", "failures", "parts"})
+
+
+def finalise_stage(stage: str) -> str:
+    """Name under which the driver marks what it wrote itself at the end of a job."""
+    return f"{stage}-finalise"
 
 
 class Ledger:

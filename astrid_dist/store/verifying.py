@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from astrid_dist.errors import AstridError, StorageError
 from astrid_dist.store import layouts
-from astrid_dist.store.ledger import Ledger
+from astrid_dist.store.ledger import Ledger, finalise_stage
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import group_names
 from astrid_dist.store.shards import StoredArray, stored_arrays
@@ -128,7 +128,8 @@ class _Verification:
         if not stages:
             self._problem("", "", f"there is no ledger at {ledger.location}: nothing to compare with")
         for stage in stages:
-            self._compare(self._claims(ledger.markers(stage)), threads)
+            for name in (stage, finalise_stage(stage)):
+                self._compare(self._claims(ledger.markers(name)), threads)
         self._report_scalars()
         for group in group_names(self.location):
             self._check_group(group)

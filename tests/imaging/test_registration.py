@@ -4,9 +4,10 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astrid_dist.flags import StarFlag
 from astrid_dist.imaging.background import evaluate, measure_background
 from astrid_dist.imaging.registration import match_stars, measure_flux_ratio, measure_offset
-from astrid_dist.imaging.stars import StarFlag, StarList, estimate_fwhm, measure_stars
+from astrid_dist.imaging.stars import StarList, estimate_fwhm, measure_stars
 
 FWHM = 3.5
 

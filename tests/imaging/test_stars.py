@@ -3,9 +3,9 @@ import pytest
 from astropy.io import fits
 from scipy.spatial import cKDTree
 
-from astrid_dist.flags import Flag
+from astrid_dist.flags import Flag, StarFlag
 from astrid_dist.imaging.background import evaluate, measure_background
-from astrid_dist.imaging.stars import StarFlag, estimate_fwhm, measure_stars
+from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
 
 
 def matched(field, stars, radius=1.0):
