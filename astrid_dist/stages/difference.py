@@ -19,7 +19,7 @@ from astrid_dist.stages.blocks import (
     read_planes,
     shard_window,
 )
-from astrid_dist.stages.selection import choose_epochs, epochs_digest, groups_of
+from astrid_dist.stages.selection import choose_epochs, epochs_digest, groups_of, resolved
 from astrid_dist.store.layouts import TILE, variables
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
@@ -89,7 +89,7 @@ def plan(settings: Settings) -> Plan:
     keys = KeyGrid(blocks)
     if not keys:
         raise ConfigError(f"nothing to difference: no epoch of {survey} has a reference in {reference}")
-    resolved = settings.model_copy(update={"epochs": chosen})
+    planned = settings.model_copy(update={"epochs": chosen})
     inputs = {
         "survey": str(survey),
         "epochs": digests,
@@ -97,7 +97,7 @@ def plan(settings: Settings) -> Plan:
         "reference_digest": product_header(reference)["digest"],
     }
     job = Job(
-        "difference", "astrid_dist.stages.difference:task", settings.output, resolved.model_dump(), inputs
+        "difference", "astrid_dist.stages.difference:task", settings.output, planned.model_dump(), inputs
     )
     return Plan(job, keys, _estimate(len(keys), pixels, largest), warnings)
 
@@ -124,7 +124,7 @@ def prepare(plan: Plan) -> None:
     create_product(
         output, "difference", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest
     )
-    for group, indices in _chosen(settings).items():
+    for group, indices in resolved(settings.epochs).items():
         reader = ProductReader(survey, group)
         height, width = field_shape(reader, "image")
         box = reader.sizes("psf")["u"]
@@ -136,12 +136,6 @@ def prepare(plan: Plan) -> None:
         grow(output, "difference", group, len(indices))
 
 
-def _chosen(settings: Settings) -> dict[str, list[int]]:
-    if not isinstance(settings.epochs, dict):
-        raise ConfigError("a resolved difference job names its epochs by group: plan it first")
-    return settings.epochs
-
-
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     """Subtract the reference from one shard of one epoch and write difference, score and tile maps.
 
@@ -149,7 +143,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     """
     started = perf_counter()
     options = Settings.model_validate(settings)
-    survey, index = Location.parse(options.survey), _chosen(options)[key.group][key.epoch]
+    survey, index = Location.parse(options.survey), resolved(options.epochs)[key.group][key.epoch]
     try:
         reference = Location.parse(options.reference)
         pair = subtraction.open_pair(survey, reference, key.group, index, options.match_radius_px)
@@ -199,7 +193,7 @@ def finalise(plan: Plan) -> None:
         if (key.row, key.column) == (0, 0):
             rows.setdefault(key.group, {})[key.epoch] = marker["scalars"]
     layout = variables("difference")
-    for group, indices in _chosen(settings).items():
+    for group, indices in resolved(settings.epochs).items():
         ordered = [rows[group][index] for index in range(len(indices))]
         names = dict.fromkeys(name for row in ordered for name in row)
         columns = {name: [row.get(name, layout[name].fill_value) for row in ordered] for name in names}

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.errors import ConfigError
 from astrid_dist.imaging import coadd
 from astrid_dist.imaging.background import measure_background
 from astrid_dist.imaging.photometry import fit_star_fluxes
@@ -26,7 +25,7 @@ from astrid_dist.stages.blocks import (
     shard_window,
 )
 from astrid_dist.stages.pairing import compare
-from astrid_dist.stages.selection import choose_epochs, epoch_row, epochs_digest, groups_of
+from astrid_dist.stages.selection import choose_epochs, epoch_row, epochs_digest, groups_of, resolved
 from astrid_dist.store.layouts import MESH_BOX, STARS
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -87,16 +86,10 @@ def plan(settings: Settings) -> Plan:
     plane = pixels // max(len(keys), 1)
     per_task = 2 * put_requests(4 * plane) + 2 * put_requests(2 * plane) + 3 + 6 * len(STAR_COLUMNS)
     estimate = Estimate(len(keys), read, 12 * pixels, per_task * len(keys), peak)
-    resolved = settings.model_copy(update={"epochs": chosen}).model_dump()
+    planned = settings.model_copy(update={"epochs": chosen}).model_dump()
     inputs = {"survey": str(survey), "epochs": digests}
-    job = Job("reference", "astrid_dist.stages.reference:task", settings.output, resolved, inputs)
+    job = Job("reference", "astrid_dist.stages.reference:task", settings.output, planned, inputs)
     return Plan(job, keys, estimate, warnings)
-
-
-def _chosen(settings: Settings) -> dict[str, list[int]]:
-    if not isinstance(settings.epochs, dict):
-        raise ConfigError("a resolved reference job names its epochs by group: plan it first")
-    return settings.epochs
 
 
 def prepare(plan: Plan) -> None:
@@ -104,7 +97,7 @@ def prepare(plan: Plan) -> None:
     settings = Settings.model_validate(plan.job.settings)
     output, survey = Location.parse(settings.output), Location.parse(settings.survey)
     create_product(output, "reference", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest)
-    for group, indices in _chosen(settings).items():
+    for group, indices in resolved(settings.epochs).items():
         reader = ProductReader(survey, group)
         height, width = field_shape(reader, "image")
         psf = reader.sizes("psf")
@@ -210,7 +203,7 @@ def finalise(plan: Plan) -> dict[str, ShardDigest]:
     written = {}
     settings = Settings.model_validate(plan.job.settings)
     output = Location.parse(settings.output)
-    for group in _chosen(settings):
+    for group in resolved(settings.epochs):
         reader = ProductReader(output, group)
         stars = _stars(reader, float(reader.attributes["reference"]["fwhm"]))
         writer = ProductWriter(output, group)

@@ -130,6 +130,15 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
     raise ConfigError(f"{where} has no valid epoch {name!r}; it has {', '.join(close)}")
 
 
+def resolved(epochs: str | Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Indices by group of a planned job; `ConfigError` for settings that were never planned."""
+    if not isinstance(epochs, Mapping):
+        raise ConfigError(
+            f"a planned job names its epochs by group, these settings say {epochs!r}: plan first"
+        )
+    return {group: list(indices) for group, indices in epochs.items()}
+
+
 def epochs_digest(reader: ProductReader, indices: Sequence[int]) -> str:
     """sha256 over the epoch ids chosen: what a job depends on, however the survey grows meanwhile."""
     ids = reader.read("epoch_id", epoch=slice(0, reader.epochs))
