@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,12 +87,13 @@ class Planes:
     variance: NDArray[np.float32]
     mask: NDArray[np.uint16]
     rms: NDArray[np.float32]
+    """Background noise of each pixel's mesh cell."""
 
     def cut(self, place: tuple[slice, slice]) -> "Planes":
         """The same planes on fewer pixels."""
         return Planes(self.image[place], self.variance[place], self.mask[place], self.rms[place])
 
-    @property
+    @cached_property
     def sigma(self) -> float:
         """Background noise of the window: median of the rms map, electrons."""
         good = self.rms[np.isfinite(self.rms)]
@@ -107,7 +109,11 @@ def read_planes(reader: ProductReader, window: Window, **epoch: int) -> Planes:
     height, width = window.shape
     place = (box, window.y0, window.x0, height, width)
     image -= background.evaluate(reader.read("background", **epoch), *place)
-    rms = background.evaluate(reader.read("background_rms", **epoch), *place)
+    cells = reader.read("background_rms", **epoch)
+    rows, columns = (
+        np.arange(start, start + size) // box for start, size in zip(place[1:3], place[3:], strict=True)
+    )
+    rms = cells[np.ix_(rows, columns)].astype(np.float32)
     bad = (mask & int(UNUSABLE)) != 0
     bad |= ~np.isfinite(image) | ~np.isfinite(variance)
     image[bad] = np.nan
