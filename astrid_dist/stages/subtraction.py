@@ -75,9 +75,10 @@ class Pair:
     def scalars(self, score_std: NDArray[np.float32]) -> dict[str, Any]:
         """What the difference keeps of the epoch, with a verdict on the subtraction."""
         verdict, reason = self.comparison.verdict, self.comparison.reason
-        if self.share and verdict == "good":
-            verdict = "in reference"
-            reason = f"it is {100 * self.share:.0f} % of its own reference: what it shares with it is damped"
+        if self.share:
+            verdict = "in reference" if verdict == "good" else verdict
+            part = f"it is {100 * self.share:.0f} % of its own reference: what it shares with it is damped"
+            reason = "; ".join(one for one in (reason, part) if one)
         std = float(np.nanmedian(score_std)) if np.isfinite(score_std).any() else float("nan")
         if verdict == "good" and np.isfinite(std) and not GREEN_STD[0] <= std <= GREEN_STD[1]:
             verdict = "noise off"
