@@ -41,7 +41,7 @@ def task_overhead_ms() -> Result:
         cluster = stack.enter_context(
             LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0")
         )
-        client = stack.enter_context(Client(cluster, set_as_default=False))
+        client = stack.enter_context(Client(cluster))
         for number in range(-1, ROUNDS):  # the first round only warms up
             plan = _plan(str(folder / f"{number}.zarr"), TASKS)
             seconds = _timed(lambda plan=plan: run(plan, DaskEngine(client, window=WINDOW)))
