@@ -118,7 +118,12 @@ def resume(url: OutputUrl, cluster: Cluster = None) -> None:
 
 
 @app.command()
-def verify(url: OutputUrl) -> None:
+def verify(
+    url: OutputUrl,
+    redo: Annotated[
+        bool, typer.Option(help="forget damaged shards, so that `astrid resume` writes them again")
+    ] = False,
+) -> None:
     """Read every shard of a product again and compare it with what its task wrote."""
     from astrid_dist.store.verifying import verify as verify_product
 
@@ -126,8 +131,20 @@ def verify(url: OutputUrl) -> None:
     for problem in report.problems:
         print(f"{problem.key}  {problem.variable}: {problem.what}")
     print(f"{report.checked} shards, {report.bytes / 2**20:.1f} MiB read, {len(report.problems)} problems")
-    if report.problems:
-        raise typer.Exit(1)
+    if not report.problems:
+        return
+    if redo:
+        from astrid_dist.stages.run import reopen_damaged
+
+        opened = reopen_damaged(url, [problem.key for problem in report.problems])
+        if opened:
+            print(f"forgotten; to write them again: astrid resume {url}")
+            return
+    print(
+        f"to write damaged shards again: astrid verify {url} --redo, then astrid resume {url}",
+        file=sys.stderr,
+    )
+    raise typer.Exit(1)
 
 
 @app.command()
@@ -192,7 +209,13 @@ def _engine(cluster: str | None) -> Iterator[tuple[Any, list[Any]]]:
     from astrid_dist.engine.observers import progress
 
     with open_engine(cluster) as engine:
-        yield engine, [progress(sys.stderr)]
+        yield engine, [progress(sys.stderr), *([] if sys.stderr.isatty() else [_print_warnings])]
+
+
+def _print_warnings(event: Any) -> None:
+    """Say in words what a plan warns of, where no progress bar does."""
+    for warning in getattr(event, "warnings", ()):
+        print(f"warning: {warning}")
 
 
 def _run(stage: str, settings: Any, cluster: str | None) -> None:
@@ -208,6 +231,8 @@ def _report(summary: "RunSummary", url: str) -> None:
     parts += [f"{summary.skipped} done before"] if summary.skipped else []
     parts += [f"{summary.quarantined} quarantined (astrid why {url})"] if summary.quarantined else []
     print(f"{url}: {', '.join(parts)} in {summary.seconds:.1f} s")
+    if summary.quarantined and not (summary.done or summary.skipped):
+        raise typer.Exit(1)
 
 
 def main() -> None:

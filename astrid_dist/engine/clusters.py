@@ -31,7 +31,12 @@ _DASK = {
     "distributed.comm.retry.count": 3,
 }
 #: Ctrl-C reaches every process of a terminal; workers leave it to the driver, which stops them in order.
-_LEAVE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+#: What a task raised is in the ledger with its traceback: workers need not print it too.
+_QUIET_WORKER = (
+    "import logging, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    "[logging.getLogger(name).setLevel(logging.CRITICAL) for name in"
+    " ('distributed.worker', 'distributed.worker.state_machine')]"
+)
 #: Messages that say nothing is wrong, and why they come.
 _NOISE = (
     "lost already computed task",  # results are empty and markers are kept: nothing is lost
@@ -196,7 +201,7 @@ def _start_local(spec: Any) -> Any:
         host="127.0.0.1",
         dashboard_address=f"127.0.0.1:{_free_port(spec.dashboard_port)}",
         env=_WORKER_ENVIRONMENT,
-        preload=_LEAVE_CTRL_C,
+        preload=_QUIET_WORKER,
     )
 
 

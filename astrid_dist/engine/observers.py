@@ -80,6 +80,7 @@ class ProgressBar:
             said = f"{event.status}: {event.done} done, {event.skipped} before, "
             said += f"{event.quarantined} quarantined, {event.failed} set aside, "
             said += f"{event.retried} retried in {event.seconds:.1f} s"
+            said += f"; {event.message}" if event.status == "interrupted" else ""
             self._bar.console.print(said, markup=False, highlight=False)
             self._bar = None
 

@@ -130,6 +130,8 @@ def _render(
         profiles = psf.shift(stamp, stars.x[part] - column[part], stars.y[part] - row[part])
         for i, profile in zip(part, profiles, strict=True):
             y0, x0 = row[i], column[i]  # the canvas begins half a stamp before the frame
+            if not (0 <= y0 < shape[0] and 0 <= x0 < shape[1]):
+                continue  # a centroid that ran off the frame
             canvas[y0 : y0 + stamp.shape[0], x0 : x0 + stamp.shape[1]] += (flux[i] * profile).astype(
                 np.float32
             )

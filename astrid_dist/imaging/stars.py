@@ -269,6 +269,7 @@ def _centroids(
     x, y, flag = sep.winpos(data, objects["x"], objects["y"], sigma, mask=bad, minsig=0.3)
     hold = np.isfinite(x) & np.isfinite(y) & ((flag & sep.APER_ALLMASKED) == 0)
     hold &= np.hypot(x - objects["x"], y - objects["y"]) < max(0.5 * fwhm_px, 1.0)
+    hold &= (x >= -0.5) & (x < data.shape[1] - 0.5) & (y >= -0.5) & (y < data.shape[0] - 0.5)
     return np.where(hold, x, objects["x"]), np.where(hold, y, objects["y"]), hold
 
 

@@ -20,7 +20,7 @@ from astrid_dist.imaging.resampling import Grid
 from astrid_dist.query.magnitudes import microjansky
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES, field_shape, shard_window
 from astrid_dist.stages.objects import link_objects
-from astrid_dist.stages.selection import groups_of
+from astrid_dist.stages.selection import Groups, groups_of
 from astrid_dist.store.layouts import TILE
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
@@ -41,7 +41,7 @@ class Settings(BaseModel):
 
     difference: str = Field(description="URL of the difference product")
     output: str = Field(description="URL of the candidates product to write")
-    fields: list[str] = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
+    fields: Groups = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
     threshold: float = Field(
         default=5.0, gt=0, description="detection threshold in |S_corr|, standard deviations"
     )

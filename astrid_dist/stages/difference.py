@@ -19,7 +19,7 @@ from astrid_dist.stages.blocks import (
     read_planes,
     shard_window,
 )
-from astrid_dist.stages.selection import choose_epochs, epochs_digest, groups_of, resolved
+from astrid_dist.stages.selection import Epochs, Groups, choose_epochs, epochs_digest, groups_of, resolved
 from astrid_dist.store.layouts import TILE, variables
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
@@ -43,10 +43,8 @@ class Settings(BaseModel):
     survey: str = Field(description="URL of the survey to difference")
     reference: str = Field(description="URL of the reference product")
     output: str = Field(description="URL of the difference product to write")
-    epochs: str | list[str] | dict[str, list[int]] = Field(
-        default="all", description="'all', 'best:N', or source names or epoch ids"
-    )
-    fields: list[str] = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
+    epochs: Epochs = Field(default="all", description="'all', 'best:N', or source names or epoch ids")
+    fields: Groups = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
     match_radius_px: float = Field(
         default=3.0, gt=0, description="how far a star may be from its match, pixels"
     )

@@ -25,7 +25,15 @@ from astrid_dist.stages.blocks import (
     shard_window,
 )
 from astrid_dist.stages.pairing import compare
-from astrid_dist.stages.selection import choose_epochs, epoch_row, epochs_digest, groups_of, resolved
+from astrid_dist.stages.selection import (
+    Epochs,
+    Groups,
+    choose_epochs,
+    epoch_row,
+    epochs_digest,
+    groups_of,
+    resolved,
+)
 from astrid_dist.store.layouts import MESH_BOX, STARS
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -44,10 +52,10 @@ class Settings(BaseModel):
 
     survey: str = Field(description="URL of the survey")
     output: str = Field(description="URL of the reference product to write")
-    epochs: str | list[str] | dict[str, list[int]] = Field(
+    epochs: Epochs = Field(
         default="best:5", description="'best:N' (the N deepest), 'all', or source names or epoch ids"
     )
-    fields: list[str] = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
+    fields: Groups = Field(default=["*"], description="which <field>/<band> groups, shell patterns")
     clip_sigma: float = Field(
         default=4.0, gt=0, description="outliers beyond this many sigma of the median are left out"
     )

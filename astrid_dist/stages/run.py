@@ -113,3 +113,37 @@ def resume(url: str, engine: Engine, observers: Iterable[Observer] = ()) -> RunS
     """Finish the job that was stopped on a product, exactly as it was planned."""
     job = unfinished_job(url)
     return run_stage(job["stage"], {**job["settings"], "output": url}, engine, observers)
+
+
+def reopen_damaged(url: str, keys: Iterable[str]) -> list[str]:
+    """Forget that damaged shards were written and take back that their jobs are finished.
+
+    Parameters
+    ----------
+    url : str
+        URL of a product whose `verify` found problems.
+    keys : iterable of str
+        Keys of the problems.
+
+    Returns
+    -------
+    list of str
+        Ids of the jobs that `resume` can now finish again.
+    """
+    location, damaged = Location.parse(url), set(keys)
+    ledger = Ledger(location)
+    opened: set[str] = set()
+    with Lease(location.sibling(".ledger"), "reopen damaged shards"):
+        jobs = ledger.jobs()
+        for stage in dict.fromkeys(job["stage"] for job in jobs):
+            markers = [marker for marker in ledger.markers(stage) if marker["key"] in damaged]
+            if markers:
+                ledger.forget(stage, {marker["key"] for marker in markers})
+                configurations = {marker["config"] for marker in markers}
+                opened |= {job["id"] for job in jobs if job["digest"] in configurations}
+        opened |= {job["id"] for job in jobs if job["id"] in damaged}
+        for job_id in opened:
+            ledger.reopen(job_id)
+        if opened:
+            set_state(location, "building")
+    return sorted(opened)

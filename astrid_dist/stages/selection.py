@@ -4,13 +4,33 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader, checked_attributes, group_names
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_epochs(value: Any) -> Any:
+    names = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    if isinstance(value, str | dict) or names:
+        return value
+    raise ValueError(
+        f"{value!r} names no epochs: write all, best:5, or source names or epoch ids, as [a.fits, b.fits]"
+    )
+
+
+#: Setting: shell patterns of ``<field>/<band>`` groups; one alone needs no brackets.
+Groups = Annotated[list[str], BeforeValidator(_as_list)]
+#: Setting: which epochs; a resolved job holds indices by group.
+Epochs = Annotated[str | list[str] | dict[str, list[int]], BeforeValidator(_as_epochs)]
 
 #: Scalars of an epoch that planning and tasks look at.
 COLUMNS = ("epoch_id", "source", "time", "mjd", "exptime", "zeropoint", "fwhm", "valid", "n_stars", "verdict")
@@ -127,7 +147,10 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
             )
     sources = [str(row["source"]) for row in rows]
     close = get_close_matches(name, sources, 3) or sources[:5]
-    raise ConfigError(f"{where} has no valid epoch {name!r}; it has {', '.join(close)}")
+    raise ConfigError(
+        f"{where} has no valid epoch {name!r}; it has {', '.join(close)}. Where epochs of one group are named, "
+        "say which: fields=<field>/<band>"
+    )
 
 
 def resolved(epochs: str | Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, list[int]]:

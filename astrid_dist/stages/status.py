@@ -4,9 +4,14 @@ from collections import Counter
 from typing import Any
 
 from astrid_dist.errors import ConfigError
+from astrid_dist.store.layouts import TABLES
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
-from astrid_dist.store.templates import product_header
+from astrid_dist.store.reading import ProductReader, group_names
+from astrid_dist.store.templates import METADATA, product_header
+
+#: Groups that a status lists one by one.
+MOST_GROUPS = 20
 
 
 def _jobs(url: str) -> tuple[Ledger, list[dict[str, Any]]]:
@@ -20,7 +25,7 @@ def _jobs(url: str) -> tuple[Ledger, list[dict[str, Any]]]:
 def describe_status(url: str) -> str:
     """The jobs of a product, oldest first: state, tasks with a marker, quarantined, set aside."""
     ledger, jobs = _jobs(url)
-    lines = [f"{url}: {_state(url)}"]
+    lines = [f"{url}: {_state(url)}", *_contents(url)]
     for job in jobs:
         counts = Counter(
             marker["status"] for marker in ledger.markers(job["stage"]) if marker["config"] == job["digest"]
@@ -51,6 +56,24 @@ def _state(url: str) -> str:
     except ConfigError:
         return "nothing written yet"
     return f"{header['product']} product, {header['state']}"
+
+
+def _contents(url: str) -> list[str]:
+    """A line per group of a product: its epochs, how many are valid, its size."""
+    location = Location.parse(url)
+    if not location.objects().exists(METADATA) or product_header(location)["product"] in TABLES:
+        return []
+    groups = list(group_names(location))
+    lines = []
+    for group in groups[:MOST_GROUPS]:
+        reader = ProductReader(location, group)
+        height, width = reader.array("mask").shape[-2:]
+        epochs = ""
+        if "epochs" in reader.attributes:
+            valid = int(reader.read("valid", epoch=slice(0, reader.epochs)).sum())
+            epochs = f"{reader.epochs} epochs, {valid} valid, "
+        lines.append(f"  {group}: {epochs}{height} x {width} pixels")
+    return lines + ([f"  and {len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else [])
 
 
 def describe_reasons(url: str) -> str:

@@ -199,6 +199,20 @@ class Ledger:
             total += len(batch)
         return total
 
+    def forget(self, stage: str, keys: set[str]) -> None:
+        """Forget that some tasks finished, so that a resume does them again; under the lease."""
+        for name in self._manifests(stage):
+            lines = (self._objects.get(name) or b"").splitlines(keepends=True)
+            kept = [line for line in lines if _decode(line, f"{self.location}/{name}")["key"] not in keys]
+            if len(kept) < len(lines):
+                self._objects.put(name, b"".join(kept))
+        for key in keys:
+            self._objects.delete(f"{_checked(stage)}/{key}.json")
+
+    def reopen(self, job_id: str) -> None:
+        """Take back that a job is finished."""
+        self._objects.delete(f"jobs/{job_id}.finished.json")
+
     # ── failures ────────────────────────────────────────────────────────────────────────────────────────────
 
     def fail(self, stage: str, key: str, info: Mapping[str, Any]) -> None:

@@ -276,7 +276,12 @@ class Objects:
             return self.location._s3()
         from obstore.store import LocalStore
 
-        self.location.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.location.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the folder {self.location.path} ({error.strerror}): choose another place"
+            ) from error
         return LocalStore(self.location.path)
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from astrid_dist.engine.serial import SerialEngine
-from astrid_dist.stages.run import resume, run_stage
+from astrid_dist.stages.run import reopen_damaged, resume, run_stage
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -132,6 +132,11 @@ def test_on_a_local_folder(mock_reference: Path, tmp_path: Path) -> None:
     assert [(problem.key, problem.variable) for problem in problems] == [
         (f"f0000/r/e{epoch:06d}/y00x00", "f0000/r/score")
     ]
+
+    reopen_damaged(output, [problem.key for problem in problems])
+    assert resume(output, SerialEngine()).done == 1
+    assert not verify(output).problems
+    check_equal_to_serial(mock_reference, output, str(tmp_path / "again.zarr"))
 
 
 @pytest.mark.s3

@@ -88,7 +88,8 @@ def test_a_light_curve_follows_a_star_that_does_not_vary(mock_reference: Path) -
 
 def test_status_verify_why_and_export_speak_of_the_finished_products(products: Path, tmp_path: Path) -> None:
     url = str(products / "difference.zarr")
-    assert re.search(r"difference product, complete\n.*finished .*: 12 tasks", run("status", url))
+    assert "f0000/r: 12 epochs, 12 valid, 256 x 256 pixels" in run("status", url)
+    assert re.search(r"difference product, complete\n(?s:.*)finished .*: 12 tasks", run("status", url))
     assert re.search(r"(\d+) shards, .* 0 problems", run("verify", url))
     assert "no task was set aside" in run("why", url)
     assert "f0000/r/e000005/y00x00: done" in run("why", url, "f0000/r/e000005/y00x00")

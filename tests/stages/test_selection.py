@@ -97,3 +97,11 @@ def test_settings_that_were_never_planned_name_no_epochs() -> None:
     assert resolved({"f1/g": [3, 4]}) == {"f1/g": [3, 4]}
     with pytest.raises(ConfigError, match="best:5"):
         resolved("best:5")
+
+
+def test_settings_take_one_name_without_brackets_and_say_how_epochs_are_written() -> None:
+    from astrid_dist.stages.reference import Settings
+
+    assert Settings(survey="s", output="o", fields="f1/g").fields == ["f1/g"]
+    with pytest.raises(ValueError, match=r"2 names no epochs: write all, best:5"):
+        Settings(survey="s", output="o", epochs=2)

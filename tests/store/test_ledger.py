@@ -142,3 +142,23 @@ def test_a_damaged_marker_is_named(ledger: Ledger) -> None:
     ledger.location.objects().put(f"{STAGE}/k/y00x00.json", b'{"key": "k/y')
     with pytest.raises(StorageError, match=r"k/y00x00\.json is damaged"):
         list(ledger.markers(STAGE))
+
+
+def test_forgotten_tasks_are_to_be_done_again_wherever_their_marker_was(ledger: Ledger) -> None:
+    ledger.register(JOB, "digest-of-the-job")
+    for number in range(4):
+        ledger.mark(STAGE, f"k/y0{number}x00", marker(f"k/y0{number}x00"))
+    ledger.compact(STAGE)
+    ledger.mark(STAGE, "k/y04x00", marker("k/y04x00"))
+    ledger.forget(STAGE, {"k/y01x00", "k/y04x00"})
+    assert ledger.finished(STAGE) == {"k/y00x00", "k/y02x00", "k/y03x00"}
+    ledger.mark(STAGE, "k/y01x00", marker("k/y01x00"))
+    assert len(ledger.finished(STAGE)) == 4
+
+
+def test_a_reopened_job_is_unfinished(ledger: Ledger) -> None:
+    job_id = ledger.register(JOB, "digest-of-the-job")
+    ledger.finish(job_id, {})
+    ledger.reopen(job_id)
+    [job] = ledger.jobs()
+    assert job["finished"] is None
