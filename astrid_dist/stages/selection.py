@@ -148,8 +148,8 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
     sources = [str(row["source"]) for row in rows]
     close = get_close_matches(name, sources, 3) or sources[:5]
     raise ConfigError(
-        f"{where} has no valid epoch {name!r}; it has {', '.join(close)}. Where epochs of one group are named, "
-        "say which: fields=<field>/<band>"
+        f"{where} has no valid epoch {name!r}; it has {', '.join(close)}. "
+        "Where only epochs of one group are named, say which: fields=<field>/<band>"
     )
 
 
