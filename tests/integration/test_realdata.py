@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import astrid_dist as astrid
 from tests.realsky import SETS, RealSet, difference, star_curve
 
 pytestmark = pytest.mark.realdata
@@ -31,3 +32,9 @@ def test_real_frames_give_unit_noise_few_peaks_and_steady_stars(
         assert one.density[1] < 200, one
     scatter, error = star_curve(tmp_path, figures[-1].group)
     assert scatter < max(0.05, 3 * error)
+    if chosen.name == "sfft_decam":
+        found = astrid.open_candidates(str(tmp_path / "candidates.zarr")).to_dataframe()
+        new = found[np.hypot(found["x"] - 128.2, found["y"] - 127.5) < 0.5]
+        assert len(new) == 5, "the new source is in each of the five exposures"
+        assert new["object"].nunique() == 1
+        assert (new["snr"] > 5).all()
