@@ -8,6 +8,7 @@ from astropy.wcs import WCS
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.query import cutouts, light_curves, tables
+from astrid_dist.query.cutouts import Degrees
 
 
 @xr.register_dataset_accessor("astrid")  # type: ignore[no-untyped-call]
@@ -37,14 +38,14 @@ class AstridAccessor:
 
     def cutout(
         self,
-        ra: SupportsFloat | None = None,
-        dec: SupportsFloat | None = None,
+        ra: Degrees = None,
+        dec: Degrees = None,
         size: int = 63,
         *,
         x: SupportsFloat | None = None,
         y: SupportsFloat | None = None,
     ) -> xr.Dataset:
-        """Image planes around a sky position (degrees) or a pixel position, exactly `size` x `size`.
+        """Image planes around a sky position (degrees, or a SkyCoord as `ra`) or pixel, `size` x `size`.
 
         Lazy; see `astrid_dist.query.cutouts.cutout`. Beyond the border of the grid planes are NaN and
         ``mask`` is NO_DATA. Coordinates ``x`` and ``y`` stay those of the parent grid, so does ``wcs``.
@@ -58,8 +59,8 @@ class AstridAccessor:
 
     def light_curve(
         self,
-        ra: SupportsFloat | None = None,
-        dec: SupportsFloat | None = None,
+        ra: Degrees = None,
+        dec: Degrees = None,
         *,
         x: SupportsFloat | None = None,
         y: SupportsFloat | None = None,
@@ -67,7 +68,8 @@ class AstridAccessor:
     ) -> xr.Dataset:
         """Forced photometry at a position of a cube, or the detections of one `object` of a table.
 
-        Lazy for cubes; see `astrid_dist.query.light_curves.light_curve` for what is measured.
+        The position is in degrees, or a SkyCoord as `ra`, or in pixels. Lazy for cubes; see
+        `astrid_dist.query.light_curves.light_curve` for what is measured.
         """
         if object is not None:
             return tables.object_history(self._dataset, object)
@@ -76,8 +78,8 @@ class AstridAccessor:
         position = cutouts.pixel_position(self._dataset, ra, dec, x=x, y=y)
         return light_curves.light_curve(self._dataset, *position)
 
-    def cone(self, ra: float, dec: float, radius_arcsec: float) -> xr.Dataset:
-        """Rows of a table within `radius_arcsec` of a position (degrees), nearest first."""
+    def cone(self, ra: Degrees, dec: Degrees = None, radius_arcsec: float | None = None) -> xr.Dataset:
+        """Rows of a table within `radius_arcsec` of a position (degrees, or a SkyCoord), nearest first."""
         return tables.cone(self._dataset, ra, dec, radius_arcsec)
 
     def to_dataframe(self) -> pd.DataFrame:

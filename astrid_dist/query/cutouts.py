@@ -9,6 +9,9 @@ from astropy.wcs import WCS, NoConvergence
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag
 
+#: Degrees as a number or an angle; a right ascension may be a whole `astropy.coordinates.SkyCoord`.
+Degrees = Any
+
 
 def grid_wcs(dataset: xr.Dataset) -> WCS:
     """WCS of the grid a product lives on, from the FITS header string in ``attrs["wcs"]``.
@@ -34,10 +37,60 @@ def name_of(dataset: xr.Dataset) -> str:
     return where or f"this {dataset.attrs.get('product', 'dataset')}"
 
 
+def require_epochs(dataset: xr.Dataset) -> None:
+    """Refuse what has no epochs.
+
+    Raises
+    ------
+    ConfigError
+        The dataset is a reference, or one epoch whose axis is gone.
+    """
+    if "epoch" in dataset.dims:
+        return
+    if dataset.attrs.get("product") in ("survey", "difference") or "difference" in dataset:
+        raise ConfigError(
+            f"{name_of(dataset)} has no epochs axis left: choose an epoch as isel(epoch=[3]), "
+            f"which keeps the axis that isel(epoch=3) drops"
+        )
+    raise ConfigError(f"{name_of(dataset)} has no epochs: ask the survey or the difference instead")
+
+
+def sky_position(ra: Degrees, dec: Degrees) -> tuple[float, float]:
+    """Right ascension and declination in degrees (ICRS) of two numbers or angles, or of one SkyCoord.
+
+    Raises
+    ------
+    ConfigError
+        They are no position on the sky.
+    """
+    if hasattr(ra, "icrs"):
+        if dec is not None:
+            raise ConfigError(f"a SkyCoord is the whole position: give no dec beside it, not dec={dec}")
+        if ra.shape != ():
+            raise ConfigError(f"a position is one SkyCoord, not {ra.size} of them: ask for each")
+        ra, dec = ra.icrs.ra, ra.icrs.dec
+    degrees = _degrees("ra", ra), _degrees("dec", dec)
+    if not (-180 <= degrees[0] <= 360 and -90 <= degrees[1] <= 90):
+        raise ConfigError(
+            f"ra={degrees[0]}, dec={degrees[1]} is no position on the sky: ra is 0..360 (or -180..180) and "
+            f"dec -90..90, both in degrees"
+        )
+    return degrees
+
+
+def _degrees(name: str, value: Any) -> float:
+    try:
+        return float(value.to_value("deg") if hasattr(value, "to_value") else value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{name} is a number of degrees, an angle, or (as ra alone) a SkyCoord, not {value!r}"
+        ) from error
+
+
 def pixel_position(
     dataset: xr.Dataset,
-    ra: SupportsFloat | None = None,
-    dec: SupportsFloat | None = None,
+    ra: Degrees = None,
+    dec: Degrees = None,
     *,
     x: SupportsFloat | None = None,
     y: SupportsFloat | None = None,
@@ -49,17 +102,20 @@ def pixel_position(
     ConfigError
         Neither or both pairs are given, there is no WCS, or the position is outside the dataset.
     """
-    by_sky, by_pixel = ra is not None and dec is not None, x is not None and y is not None
-    if by_sky == by_pixel or sum(value is not None for value in (ra, dec, x, y)) != 2:
+    by_sky = ra is not None and (dec is not None or hasattr(ra, "icrs"))
+    by_pixel = x is not None and y is not None
+    halves = (ra is not None or dec is not None) + (x is not None or y is not None)
+    if by_sky == by_pixel or halves != 1:
         raise ConfigError(
-            f"a position is either ra and dec in degrees or x= and y= in pixels, "
+            f"a position is either ra and dec in degrees (or one SkyCoord as ra) or x= and y= in pixels, "
             f"not ra={ra}, dec={dec}, x={x}, y={y}"
         )
     where = ""
-    if ra is not None and dec is not None:
-        where = f"ra={float(ra)}, dec={float(dec)} is "
+    if by_sky:
+        ra, dec = sky_position(ra, dec)
+        where = f"ra={ra}, dec={dec} is "
         try:
-            x, y = grid_wcs(dataset).world_to_pixel_values(float(ra), float(dec))
+            x, y = grid_wcs(dataset).world_to_pixel_values(ra, dec)
         except NoConvergence:
             x = y = np.nan  # so far outside that the distortion has no inverse there
     assert x is not None
@@ -185,7 +241,7 @@ def psf_at(dataset: xr.Dataset, x: float, y: float) -> xr.DataArray:
         dask="parallelized",
         output_dtypes=[np.float32],
     )
-    return at.assign_attrs(dataset["psf"].attrs)
+    return at.assign_attrs(units="1", long_name="point spread function at the position, sums to 1")
 
 
 def grid_shape(dataset: xr.Dataset) -> tuple[int, int]:

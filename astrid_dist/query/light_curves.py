@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from astrid_dist.errors import ConfigError
-from astrid_dist.query.cutouts import grid_shape, name_of, psf_at, tile_values, window
+from astrid_dist.flags import Flag, cf_attributes
+from astrid_dist.query.cutouts import grid_shape, psf_at, require_epochs, tile_values, window
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
 
 Array = npt.NDArray[Any]
@@ -16,6 +16,17 @@ Measured = tuple[xr.DataArray, xr.DataArray, xr.DataArray]
 
 #: Mask bits are gathered within this distance of the position, as in the candidates table.
 FLAG_RADIUS_PX = 2.0
+#: Unit and long name of what a light curve holds.
+VARIABLES = {
+    "flux": ("electron", "PSF flux on the {what}, in electrons of {scale}"),
+    "flux_err": ("electron", "standard error of flux, in electrons of {scale}"),
+    "snr": ("1", "signal to noise, flux over flux_err"),
+    "flux_ujy": ("uJy", "PSF flux on the {what}"),
+    "flux_ujy_err": ("uJy", "standard error of flux_ujy"),
+    "mag": ("mag", "AB magnitude of the flux on the {what}"),
+    "mag_err": ("mag", "standard error of mag"),
+    "flag": ("", "mask bits within two pixels"),
+}
 
 
 def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
@@ -43,8 +54,7 @@ def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
         ``flux_ujy_err``, ``mag``, ``mag_err`` (NaN where no zero point is known; magnitudes NaN where the
         flux is not positive); ``flag``, the mask bits within 2 pixels.
     """
-    if "epoch" not in dataset.dims:
-        raise ConfigError(f"{name_of(dataset)} has no epochs: ask the survey or the difference instead")
+    require_epochs(dataset)
     dataset = dataset.assign_coords(epoch=_epoch_numbers(dataset))
     chosen = np.arange(dataset.sizes["epoch"])
     if "valid" in dataset:
@@ -54,17 +64,20 @@ def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
     dataset = dataset.isel(epoch=chosen)
     zeropoint = dataset["zeropoint"].astype("f8")
     mag, mag_err = ab_magnitude(flux, flux_err, zeropoint)
+    measured = {
+        "flux": flux,
+        "flux_err": flux_err,
+        "snr": flux / flux_err,
+        "flux_ujy": microjansky(flux, zeropoint),
+        "flux_ujy_err": microjansky(flux_err, zeropoint),
+        "mag": mag,
+        "mag_err": mag_err,
+        "flag": flag,
+    }
+    of = "difference" if "difference" in dataset else "survey"
     return xr.Dataset(
-        {
-            "flux": flux.assign_attrs(units="electron", long_name="PSF flux"),
-            "flux_err": flux_err.assign_attrs(units="electron", long_name="standard deviation of the flux"),
-            "snr": (flux / flux_err).assign_attrs(units="1", long_name="signal to noise"),
-            "flux_ujy": microjansky(flux, zeropoint).assign_attrs(units="uJy", long_name="PSF flux"),
-            "flux_ujy_err": microjansky(flux_err, zeropoint).assign_attrs(units="uJy"),
-            "mag": mag.assign_attrs(units="mag", long_name="AB magnitude"),
-            "mag_err": mag_err.assign_attrs(units="mag"),
-            "flag": flag.assign_attrs(dataset["mask"].attrs),
-        },
+        # whole new attributes: arithmetic would hand on those of the image
+        {name: (values.dims, values.data, _attributes(name, of)) for name, values in measured.items()},
         coords={
             name: dataset[name].variable
             for name in ("epoch", "time", "mjd", "epoch_id", "exptime", "zeropoint")
@@ -73,11 +86,19 @@ def light_curve(dataset: xr.Dataset, x: float, y: float) -> xr.Dataset:
         attrs={
             **{key: dataset.attrs[key] for key in ("url", "group", "survey") if key in dataset.attrs},
             "product": "light_curve",
-            "of": "difference" if "difference" in dataset else "survey",
+            "of": of,
             "x": x,
             "y": y,
         },
     )
+
+
+def _attributes(name: str, of: str) -> dict[str, object]:
+    unit, long_name = VARIABLES[name]
+    if name == "flag":
+        return {"long_name": long_name, **cf_attributes(Flag)}
+    what, scale = ("difference", "the reference") if of == "difference" else ("image", "that exposure")
+    return {"units": unit, "long_name": long_name.format(what=what, scale=scale)}
 
 
 def _epoch_numbers(dataset: xr.Dataset) -> Array:

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.query.cutouts import name_of
+from astrid_dist.query.cutouts import Degrees, name_of, sky_position
 
 ROWS = ("candidate", "object")
 
@@ -29,18 +29,28 @@ def row_dimension(table: xr.Dataset) -> str:
     )
 
 
-def cone(table: xr.Dataset, ra: float, dec: float, radius_arcsec: float) -> xr.Dataset:
+def cone(
+    table: xr.Dataset, ra: Degrees, dec: Degrees = None, radius_arcsec: float | None = None
+) -> xr.Dataset:
     """Rows within an angular distance of a sky position, nearest first, with ``separation`` in arcsec.
 
     Parameters
     ----------
     table : Dataset
         Candidates or truth.
-    ra, dec : float
-        Degrees, ICRS.
+    ra, dec : float or angle
+        Degrees, ICRS; or a SkyCoord as `ra` alone.
     radius_arcsec : float
         Largest separation, included.
+
+    Raises
+    ------
+    ConfigError
+        It is no position, there is no radius, or the table has no sky positions.
     """
+    ra, dec = sky_position(ra, dec)
+    if radius_arcsec is None or not radius_arcsec >= 0:
+        raise ConfigError(f"a cone needs radius_arcsec=, a number of arcsec from 0 on, not {radius_arcsec}")
     rows = row_dimension(table)
     if "ra" not in table or (not np.isfinite(table["ra"].to_numpy()).any() and table.sizes[rows]):
         raise ConfigError(f"{name_of(table)} has no sky positions: select by its x and y, in pixels")

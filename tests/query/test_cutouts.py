@@ -2,6 +2,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,22 @@ def test_a_cutout_of_a_cutout_is_the_smaller_cutout_and_keeps_the_grid_of_the_pa
 def test_a_sky_position_lands_in_the_middle_pixel(survey):
     cut = survey.astrid.cutout(150.0, 2.0, size=5)
     assert (cut["x"][2].item(), cut["y"][2].item()) == (120, 100)
+
+
+def test_a_sky_coordinate_or_angles_are_a_position_and_what_is_none_is_refused(survey):
+    coordinate = SkyCoord(150.001, 2.001, unit="deg")
+    x = survey.astrid.cutout(150.001, 2.001, size=5)["x"]
+    for position in ([coordinate], [coordinate.galactic], [coordinate.ra, coordinate.dec]):
+        xr.testing.assert_equal(survey.astrid.cutout(*position, size=5)["x"], x)
+        assert survey.astrid.light_curve(*position).attrs["x"] == pytest.approx(float(x[2]), abs=0.5)
+    for wrong in ([coordinate, 2.0], [150.0, 91.0], [361.0, 2.0], [SkyCoord([1, 2], [1, 2], unit="deg")]):
+        with pytest.raises(ConfigError, match="position"):
+            survey.astrid.cutout(*wrong)
+    for wrong in (["10h", "2d"], [150.0, [2.0, 1.0]]):
+        with pytest.raises(ConfigError, match="number of degrees"):
+            survey.astrid.cutout(*wrong)
+    with pytest.raises(ConfigError, match="either ra and dec"):
+        survey.astrid.cutout(coordinate, x=3, y=4)
 
 
 def test_a_cutout_carries_the_psf_and_the_tile_at_its_centre(survey, difference):

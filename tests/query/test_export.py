@@ -78,5 +78,5 @@ def test_a_failed_export_leaves_the_old_file_and_nothing_beside_it(candidates, t
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(candidates, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="night"):
+    with pytest.raises(StorageError, match="file"):
         export_candidates(candidates, tmp_path / "file" / "night.csv")

@@ -83,8 +83,47 @@ def test_a_light_curve_is_the_same_however_the_cube_is_chunked(survey, differenc
         xr.testing.assert_equal(lazy.compute(), cube.astrid.light_curve(x=127.7, y=64.2))
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_every_variable_of_a_light_curve_says_its_own_unit_and_meaning(survey, difference, chunked):
+    units = {
+        "flux": "electron",
+        "flux_err": "electron",
+        "snr": "1",
+        "flux_ujy": "uJy",
+        "flux_ujy_err": "uJy",
+        "mag": "mag",
+        "mag_err": "mag",
+        "flag": None,
+    }
+    for cube, what, scale in ((survey, "image", "exposure"), (difference, "difference", "reference")):
+        for name in ("image", "difference", "variance", "sigma_flux", "mask", "zeropoint"):
+            if name in cube:
+                cube[name].attrs = {"units": "wrong", "long_name": f"that of {name}", "other": 1}
+        curve = (cube.chunk({"epoch": 1}) if chunked else cube).astrid.light_curve(x=60, y=100)
+        assert {name: curve[name].attrs.get("units") for name in curve.data_vars} == units
+        names = [curve[name].attrs["long_name"] for name in units]
+        assert len(set(names)) == len(names)
+        assert not any("that of" in name for name in names)
+        assert what in curve["flux"].attrs["long_name"]
+        assert scale in curve["flux_err"].attrs["long_name"]
+        for name in ("flux", "flux_ujy", "mag"):
+            assert curve[f"{name}_err"].attrs["long_name"].startswith(f"standard error of {name}")
+        assert curve["flag"].attrs["flag_meanings"].split()[-1] == "injected"
+        assert curve["flag"].attrs["flag_masks"][-1] == Flag.INJECTED
+        assert all("other" not in curve[name].attrs for name in curve.data_vars)
+
+
 def test_a_reference_or_a_slice_has_no_light_curve_and_the_error_says_why(survey):
-    with pytest.raises(ConfigError, match="no epochs"):
-        survey.isel(epoch=0).astrid.light_curve(x=120, y=100)
+    reference = survey.isel(epoch=0).assign_attrs(product="reference")
+    with pytest.raises(ConfigError, match="ask the survey or the difference"):
+        reference.astrid.light_curve(x=120, y=100)
     with pytest.raises(ConfigError, match="whole cube"):
         survey.astrid.cutout(x=120, y=100).astrid.light_curve(x=120, y=100)
+
+
+def test_one_epoch_is_measured_with_its_axis_and_without_it_the_error_says_how_to_keep_it(survey, difference):
+    for cube in (survey, difference):
+        with pytest.raises(ConfigError, match=r"isel\(epoch=\[3\]\)"):
+            cube.isel(epoch=1).astrid.light_curve(x=120, y=100)
+        one = cube.isel(epoch=[1]).astrid.light_curve(x=120, y=100)
+        np.testing.assert_array_equal(one["flux"], cube.astrid.light_curve(x=120, y=100)["flux"][[1]])

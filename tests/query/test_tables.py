@@ -27,6 +27,20 @@ def test_a_cone_finds_rows_across_the_meridian_nearest_first(candidates):
     assert candidates.astrid.cone(10.0, 10.0, 1.0).sizes["candidate"] == 0
 
 
+def test_a_cone_takes_a_sky_coordinate_of_any_frame_and_refuses_what_is_no_position(candidates):
+    coordinate = SkyCoord(150.0 * units.deg, 2 * units.deg)
+    for centre in (coordinate, coordinate.galactic):
+        assert candidates.astrid.cone(centre, radius_arcsec=1)["object"].values.tolist() == [7, 7]
+    assert candidates.astrid.cone(-0.0001, 0.0, 0.1)["object"].values.tolist() == [10]
+    with pytest.raises(ConfigError, match="no dec beside it"):
+        candidates.astrid.cone(coordinate, 5)
+    with pytest.raises(ConfigError, match="radius_arcsec="):
+        candidates.astrid.cone(coordinate)
+    for ra, dec in ((361, 0), (-181, 0), (0, 91), (0, np.nan)):
+        with pytest.raises(ConfigError, match="no position on the sky"):
+            candidates.astrid.cone(ra, dec, 1)
+
+
 def test_the_light_curve_of_an_object_is_its_detections_in_order_of_time(candidates):
     history = candidates.astrid.light_curve(object=7)
     assert history["mjd"].values.tolist() == [1.0, 3.0]
