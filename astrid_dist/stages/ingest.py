@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from math import isnan, nan
 from time import perf_counter
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import ShardKey, check_group
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.errors import ConfigError, InputError, StorageError
+from astrid_dist.errors import AstridError, ConfigError, InputError, StorageError
 from astrid_dist.formats.fits import Frame, FrameProbe, is_transient, probe, read_frame
 from astrid_dist.imaging.resampling import Grid
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES, put_requests
@@ -287,7 +288,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     try:
         frame = _read(entry, profile)
         read = perf_counter()
-        planes, measured = measure_exposure(frame, grid, profile, reader.sizes("psf")["v"])
+        planes, measured = _measure(frame, grid, profile, reader.sizes("psf")["v"])
     except InputError as error:
         return _set_aside(scalars, str(error))
     computed = perf_counter()
@@ -312,6 +313,23 @@ def _source(entry: Epoch) -> str:
 def _set_aside(scalars: Mapping[str, Any], reason: str) -> TaskOutcome:
     more = {"valid": False, "verdict": "quarantined", "reason": reason}
     return TaskOutcome(shards={}, scalars={**scalars, **more}, quarantined=reason)
+
+
+def _measure(
+    frame: Frame, grid: Grid, profile: Profile, box: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """`measure_exposure`, whose own failure is taken as the frame's: one frame must not hold up a survey."""
+    try:
+        return measure_exposure(frame, grid, profile, box)
+    except (AstridError, MemoryError):
+        raise
+    except Exception as error:
+        frames = [one for one, _ in walk_tb(error.__traceback__)]
+        ours = [one for one in frames if one.f_globals.get("__name__", "").startswith("astrid_dist.")]
+        raise InputError(
+            f"could not be measured: {type(error).__name__}: {error} in {ours[-1].f_code.co_name}; "
+            "the frame is left out, please report it"
+        ) from error
 
 
 def _read(entry: Epoch, profile: Profile) -> Frame:

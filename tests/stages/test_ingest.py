@@ -9,7 +9,7 @@ from astropy.wcs import WCS
 from astrid_dist.engine.serial import SerialEngine
 from astrid_dist.errors import ConfigError, IncompleteProductError, ResumeConflictError
 from astrid_dist.flags import Flag
-from astrid_dist.stages import ingest
+from astrid_dist.stages import exposure, ingest
 from astrid_dist.stages.run import plan_stage, resume, run_stage
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
@@ -193,6 +193,26 @@ def test_bad_frames_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_pat
     assert "6 duplicates" in again.warnings[1]
     stored = cube["image"].isel(epoch=0).values
     np.testing.assert_array_equal(stored, fits.getdata(good).astype(np.float32) * np.float32(GAIN))
+
+
+def test_a_frame_that_breaks_the_measuring_is_set_aside_and_the_rest_goes_on(night, tmp_path, monkeypatch):
+    real, calls = exposure.measure_psf, []
+
+    def breaks_on_second(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise ValueError("zero-size array")
+        return real(*given)
+
+    monkeypatch.setattr(exposure, "measure_psf", breaks_on_second)
+    summary = ingest_into(tmp_path / "s.zarr", [night / "*.fits"], field="east")
+    assert (summary.done, summary.quarantined, summary.failed) == (2, 1, [])
+    cube = open_survey(tmp_path / "s.zarr")["east/r"]
+    np.testing.assert_array_equal(cube["valid"], [True, False, True])
+    assert str(cube["reason"].values[1]) == (
+        "could not be measured: ValueError: zero-size array in measure_exposure; the frame is left out, "
+        "please report it"
+    )
 
 
 def test_a_stopped_job_shows_only_what_is_whole_and_resumes_to_the_same_survey(
