@@ -24,7 +24,7 @@ def link_objects(
     Parameters
     ----------
     columns : mapping
-        ``field``, ``band``, ``mjd``, ``x``, ``y`` (pixels), ``snr``, each (candidate,).
+        ``field``, ``epoch_id``, ``mjd``, ``x``, ``y`` (pixels), ``snr``, each (candidate,).
     radius_px : float
         How far a detection may lie from its object, pixels.
     earlier : Dataset, optional
@@ -42,10 +42,10 @@ def link_objects(
         following = int(earlier["object"].max()) + 1
     for field in np.unique(fields):
         rows = np.flatnonzero(fields == field)
-        keys = [columns[name][rows] for name in ("x", "y")] + [
-            -np.abs(columns["snr"][rows]), np.asarray(columns["band"], dtype=str)[rows], columns["mjd"][rows],
-        ]  # fmt: skip
-        rows = rows[np.lexsort(keys)]
+        # Epochs are told apart by id: real frames can share one wrong time.
+        exposures = np.asarray(columns["epoch_id"], dtype=str)
+        keys = (columns["x"], columns["y"], -np.abs(columns["snr"]), exposures, columns["mjd"])
+        rows = rows[np.lexsort([key[rows] for key in keys])]
         places = np.column_stack([columns["x"][rows], columns["y"][rows]])
         known = np.zeros((0, 2))
         names = np.zeros(0, np.int64)
@@ -54,8 +54,8 @@ def link_objects(
             names, first = np.unique(earlier["object"].values[mine], return_index=True)
             known = np.column_stack([earlier[axis].values[mine][first] for axis in ("x", "y")])
         # Detections of one epoch are never joined to each other, only to objects of epochs before.
-        instants = list(zip(columns["mjd"][rows], np.asarray(columns["band"], dtype=str)[rows], strict=True))
-        starts = [i for i in range(len(rows)) if i == 0 or instants[i] != instants[i - 1]] + [len(rows)]
+        exposures = exposures[rows]
+        starts = [i for i in range(len(rows)) if i == 0 or exposures[i] != exposures[i - 1]] + [len(rows)]
         for start, stop in itertools.pairwise(starts):
             batch = places[start:stop]
             assigned = np.full(len(batch), -1, np.int64)

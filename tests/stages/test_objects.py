@@ -10,7 +10,9 @@ from astrid_dist.stages.objects import link_objects
 
 def table(rows: list[tuple[str, str, float, float, float, float]]) -> dict[str, np.ndarray]:
     names = ("field", "band", "mjd", "x", "y", "snr")
-    return {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    columns = {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    ids = [f"{band} {mjd}" for band, mjd in zip(columns["band"], columns["mjd"], strict=True)]
+    return {**columns, "epoch_id": np.array(ids)}
 
 
 def test_a_place_seen_at_three_epochs_and_in_two_bands_is_one_object() -> None:
@@ -31,6 +33,12 @@ def test_a_place_seen_at_three_epochs_and_in_two_bands_is_one_object() -> None:
 def test_two_detections_of_one_epoch_are_two_objects_however_close() -> None:
     found = table([("f1", "g", 1.0, 10.0, 10.0, 9.0), ("f1", "g", 1.0, 11.0, 10.0, 8.0)])
     assert len(set(link_objects(found, 1.5))) == 2
+
+
+def test_epochs_that_share_one_wrong_time_are_still_epochs_of_their_own() -> None:
+    found = table([("f1", "g", 1.0, 10.0, 10.0, 9.0), ("f1", "g", 1.0, 10.3, 10.0, 8.0)])
+    found["epoch_id"] = np.array(["aa", "bb"])
+    assert len(set(link_objects(found, 1.5))) == 1
 
 
 def test_ids_of_earlier_candidates_continue() -> None:
