@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.figures.canvas import BLUE, GREEN, INK, ORANGE, legend, new_figure
 
@@ -92,25 +92,55 @@ def light_curve(
     """
     t, f, error = (np.asarray(v, dtype=np.float64) for v in (mjd, flux, flux_err))
     hit = np.ones(t.shape, bool) if detected is None else np.asarray(detected, bool)
+    true_t = np.asarray([] if true_mjd is None else true_mjd, dtype=np.float64)
+    start, per_day, label, limits = _time_axis(np.concatenate([t, true_t]))
+    t, true_t = (t - start) * per_day, (true_t - start) * per_day
+    shown = _side_by_side(t, limits[1] - limits[0])
+    if not np.array_equal(shown, t, equal_nan=True):
+        label += "\nequal times side by side"
     figure, axes = new_figure(4.8, 3.0)
     axes.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
     if true_mjd is not None and true_flux is not None:
-        axes.plot(np.asarray(true_mjd), np.asarray(true_flux), color=ORANGE, linewidth=1.4, label="truth")
-    for chosen, fill, label in ((hit, BLUE, "detected"), (~hit, "none", "below threshold")):
+        axes.plot(true_t, np.asarray(true_flux), color=ORANGE, linewidth=1.4, label="truth")
+    for chosen, fill, name in ((hit, BLUE, "detected"), (~hit, "none", "below threshold")):
         if chosen.any():
             axes.errorbar(
-                t[chosen],
+                shown[chosen],
                 f[chosen],
                 error[chosen],
                 fmt="o",
-                color=BLUE if label == "detected" else GREEN,
+                color=BLUE if name == "detected" else GREEN,
                 markerfacecolor=fill,
                 markersize=5,
                 linewidth=1.0,
-                label=label,
+                label=name,
             )
-    axes.set_xlabel("MJD (days, UTC)")
+    axes.set_xlabel(label)
+    axes.set_xlim(*limits)
     axes.set_ylabel(f"difference flux ({unit})")
     axes.ticklabel_format(useOffset=False, axis="x")
     legend(axes)
     return figure
+
+
+def _time_axis(mjd: NDArray[np.float64]) -> tuple[float, float, str, tuple[float, float]]:
+    """Zero point (MJD), units in a day, label and limits of an axis on which all times can be told apart."""
+    known = mjd[np.isfinite(mjd)]
+    first, last = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    start, per_day, label = 0.0, 1, "MJD (days, UTC)"
+    if known.size and last - first < 1:
+        per_day, unit = (24, "hours") if last - first > 0.1 else (1440, "minutes")
+        start = round(first, 5)
+        label = f"{unit} since MJD {start:.5f} (UTC)"
+    low, high = (first - start) * per_day, (last - start) * per_day
+    margin = 0.05 * (high - low) or 1.0
+    return start, per_day, label, (low - margin, high + margin)
+
+
+def _side_by_side(t: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """Points of exactly one time set a little apart, in their order, so that each is seen."""
+    shown = t.copy()
+    for time, count in zip(*np.unique(t[np.isfinite(t)], return_counts=True), strict=True):
+        step = min(0.02, 0.2 / count) * width
+        shown[t == time] += step * (np.arange(count) - (count - 1) / 2)
+    return shown

@@ -1,6 +1,6 @@
 """Figures of what was asked: an epoch, a triplet, a light curve; drawn by `astrid_dist.figures`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +8,16 @@ import numpy.typing as npt
 import xarray as xr
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.query.cutouts import cutout, grid_shape, name_of, pixel_position
+from astrid_dist.query.cutouts import (
+    Degrees,
+    cutout,
+    grid_shape,
+    grid_wcs,
+    name_of,
+    pixel_position,
+    require_epochs,
+)
+from astrid_dist.store.opening import Product
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,8 +55,8 @@ def plot_epoch(
     *,
     epoch: int = 0,
     variable: str | None = None,
-    ra: float | None = None,
-    dec: float | None = None,
+    ra: Degrees = None,
+    dec: Degrees = None,
     x: float | None = None,
     y: float | None = None,
     size: int = 63,
@@ -68,7 +77,7 @@ def plot_epoch(
         Side in pixels, with a position.
     """
     from astrid_dist.figures.canvas import new_figure
-    from astrid_dist.figures.triplets import robust_level, stretch
+    from astrid_dist.figures.triplets import robust_level, stretch, stretch_bar
 
     name = variable or ("difference" if "difference" in dataset else "image")
     if name not in dataset or not {"y", "x"} <= set(dataset[name].dims):
@@ -80,9 +89,10 @@ def plot_epoch(
     plane = _plane(shown, name, epoch)
     rows, columns = (shown[axis].to_numpy() if axis in shown.coords else np.arange(n) for axis, n in
                      zip(("y", "x"), plane.shape, strict=True))  # fmt: skip
-    figure, axes = new_figure(5.2, 5.2 * min(2.0, max(0.5, plane.shape[0] / plane.shape[1])))
-    axes.imshow(
-        stretch(plane, *robust_level(plane.astype("f8"))),
+    figure, axes = new_figure(6.0, 5.2 * min(2.0, max(0.5, plane.shape[0] / plane.shape[1])))
+    level, noise = robust_level(plane.astype("f8"))
+    picture = axes.imshow(
+        stretch(plane, level, noise),
         origin="lower",
         cmap="gray",
         vmin=0,
@@ -90,6 +100,9 @@ def plot_epoch(
         interpolation="nearest",
         extent=(columns[0] - 0.5, columns[-1] + 0.5, rows[0] - 0.5, rows[-1] + 0.5),
     )
+    unit = dataset[name].attrs.get("units", "1")
+    label = name if unit == "1" else f"{name} ({unit})"
+    stretch_bar(picture, level, noise, f"{label}, asinh scale")
     axes.set_xlabel("x (pixel)")
     axes.set_ylabel("y (pixel)")
     axes.set_title(
@@ -101,11 +114,11 @@ def plot_epoch(
 def plot_triplet(
     dataset: xr.Dataset,
     *,
-    survey: xr.Dataset,
-    reference: xr.Dataset,
-    epoch: int,
-    ra: float | None = None,
-    dec: float | None = None,
+    survey: Mapping[Any, Any] | None = None,
+    reference: Mapping[Any, Any] | None = None,
+    epoch: int | None = None,
+    ra: Degrees = None,
+    dec: Degrees = None,
     x: float | None = None,
     y: float | None = None,
     size: int = 63,
@@ -118,14 +131,19 @@ def plot_triplet(
     ----------
     dataset : Dataset
         The difference group.
-    survey, reference : Dataset
-        The groups it was made of.
+    survey, reference : Dataset or Product
+        What it was made of: the groups, or all that ``open_survey`` and ``open_reference`` gave.
     epoch : int
         Index of the epoch in the difference.
     ra, dec, x, y : float
-        Degrees, or pixels.
+        Degrees (or a SkyCoord as `ra`), or pixels.
     size : int
         Side in pixels.
+
+    Raises
+    ------
+    ConfigError
+        Something is missing or of another kind, or there is no such epoch or position.
     """
     from astrid_dist.figures.triplets import triplet
 
@@ -133,14 +151,39 @@ def plot_triplet(
         raise ConfigError(
             f"a triplet is asked of a difference; {name_of(dataset)} has no variable 'difference'"
         )
+    require_epochs(dataset)
+    if epoch is None:
+        raise ConfigError(f"a triplet is of one epoch: give epoch=, 0 to {dataset.sizes['epoch'] - 1}")
     _check_epoch(dataset, epoch)
+    survey, reference = _made_of(dataset, "survey", survey), _made_of(dataset, "reference", reference)
     position = pixel_position(dataset, ra, dec, x=x, y=y)
     subtracted = cutout(dataset, *position, size).isel(epoch=epoch)
     index = int(dataset["survey_epoch"][epoch])
     ratio = float(subtracted["flux_ratio"])
     science = _without_sky(survey, cutout(survey, *position, size), index) / ratio
     template = _without_sky(reference, cutout(reference, *position, size), None)
-    return triplet(science, template, subtracted["difference"].to_numpy(), subtracted["score"].to_numpy())
+    planes = (science, template, subtracted["difference"].to_numpy(), subtracted["score"].to_numpy())
+    title = [dataset.attrs.get("group"), _when(dataset, epoch), _where(dataset, *position)]
+    return triplet(*planes, title="   ".join(part for part in title if part))
+
+
+def _made_of(dataset: xr.Dataset, kind: str, given: Any) -> xr.Dataset:
+    """The group of the survey or reference a difference was made of, from what the caller passed."""
+    group = dataset.attrs.get("group", "<field>/<band>")
+    if isinstance(given, Product):
+        given = given[group]
+    has_epochs = isinstance(given, xr.Dataset) and "epoch" in given.dims
+    if (
+        not isinstance(given, xr.Dataset)
+        or not {"image", "background"} <= set(given.variables)
+        or has_epochs != (kind == "survey")
+    ):
+        shown = name_of(given) if isinstance(given, xr.Dataset) else repr(given)
+        raise ConfigError(
+            f"a triplet needs the {kind} that the difference was made of: {kind}=open_{kind}(URL), or its "
+            f"group {group!r}; not {shown}"
+        )
+    return given
 
 
 def _check_epoch(dataset: xr.Dataset, epoch: int) -> None:
@@ -211,8 +254,18 @@ def _plane(dataset: xr.Dataset, name: str, epoch: int | None) -> npt.NDArray[Any
 def _when(dataset: xr.Dataset, epoch: int) -> str:
     if "mjd" not in dataset.variables:
         return ""
-    mjd = dataset["mjd"]
-    return f"MJD {float(mjd[epoch] if mjd.ndim else mjd):.4f}"
+    mjd = float(dataset["mjd"][epoch] if dataset["mjd"].ndim else dataset["mjd"])
+    if not np.isfinite(mjd):
+        return ""
+    minute = np.datetime64("1858-11-17", "m") + np.timedelta64(round(mjd * 1440), "m")
+    return f"{str(minute).replace('T', ' ')} UTC (MJD {mjd:.4f})"
+
+
+def _where(dataset: xr.Dataset, x: float, y: float) -> str:
+    if not dataset.attrs.get("wcs"):
+        return f"x {x:.1f}, y {y:.1f}"
+    ra, dec = (float(value) for value in grid_wcs(dataset).pixel_to_world_values(x, y))
+    return f"x {x:.1f}, y {y:.1f} (ra {ra:.5f}, dec {dec:.5f})"
 
 
 KINDS: "dict[str, Callable[..., Figure]]" = {

@@ -34,8 +34,11 @@ def test_a_triplet_strip_shows_four_planes_north_up_with_missing_data_in_its_own
 
 
 def test_a_triplet_figure_has_four_named_panels(planes):
-    figure = triplet(*planes)
+    figure = triplet(*planes, title="f0/r")
     assert [axes.get_title() for axes in figure.axes] == ["science", "reference", "difference", "S_corr"]
+    assert figure.get_suptitle() == "f0/r"
+    noise = robust_level(planes[2])[1]
+    assert f"difference: ±{8 * noise:.0f} electron; S_corr: ±8" in figure.get_supxlabel()
 
 
 def test_planes_without_any_data_are_drawn(planes):
@@ -96,6 +99,34 @@ def test_a_light_curve_tells_detections_from_the_rest_and_shows_the_truth():
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["truth", "detected", "below threshold"]
     assert "µJy" in figure.axes[0].get_ylabel()
+
+
+@pytest.mark.parametrize(
+    ("days", "unit", "shown"),
+    [
+        ([0.0], "minutes", [0.0]),
+        ([0.0, 2 / 1440, 5 / 1440], "minutes", [0, 2, 5]),
+        ([0.0, 0.25, 0.5], "hours", [0, 6, 12]),
+        ([0.0, 1.0, 30.0], "MJD", [58849, 58850, 58879]),
+    ],
+)
+def test_times_are_told_apart_on_an_axis_no_longer_than_they_need(days, unit, shown):
+    axes = light_curve(58849 + np.array(days), np.ones(len(days)), np.ones(len(days))).axes[0]
+    assert axes.get_xlabel().startswith(unit)
+    assert ("since MJD 58849.00000" in axes.get_xlabel()) == (unit != "MJD")
+    np.testing.assert_allclose(axes.containers[0].lines[0].get_xdata(), shown, atol=1e-4)
+    low, high = axes.get_xlim()
+    assert low < shown[0]
+    assert shown[-1] < high
+    assert high - low <= max(2, 1.2 * (shown[-1] - shown[0]))
+
+
+def test_points_of_one_time_lie_side_by_side_and_the_axis_says_so():
+    axes = light_curve([5.0, 5.0, 5.5, np.nan], [1.0, 2, 3, 4], np.ones(4)).axes[0]
+    x = axes.containers[0].lines[0].get_xdata()
+    assert 0.1 < x[1] - x[0] < 0.5  # of 12 hours
+    assert x[2] == 12
+    assert "side by side" in axes.get_xlabel()
 
 
 def test_a_figure_is_transparent_and_renders_to_the_same_bytes_twice():
