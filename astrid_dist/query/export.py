@@ -12,6 +12,7 @@ import xarray as xr
 from pyarrow import csv, parquet
 
 from astrid_dist.errors import ConfigError
+from astrid_dist.query.opening import with_flux_units
 from astrid_dist.query.tables import row_dimension
 from astrid_dist.store.locations import Location
 
@@ -24,7 +25,8 @@ def export_candidates(source: str | os.PathLike[str] | xr.Dataset, to: str | os.
 
     ``.csv`` has one line of names, then rows, nothing else; ``.ecsv`` is the same with units and
     descriptions in front, as `astropy.table` writes and reads it; ``.parquet`` keeps types and carries
-    ``unit`` and ``description`` in the metadata of each column. Times are UTC, ISO 8601 in text. NaN is
+    ``unit`` and ``description`` in the metadata of each column. Fluxes have a unit where all
+    rows share one ``flux_unit``. Times are UTC, ISO 8601 in text. NaN is
     an empty field in CSV. The file appears complete or not at all.
 
     Parameters
@@ -49,7 +51,7 @@ def export_candidates(source: str | os.PathLike[str] | xr.Dataset, to: str | os.
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in WRITERS:
         raise ConfigError(f"cannot export to {to}: its name must end in one of {', '.join(WRITERS)}")
-    table = source if isinstance(source, xr.Dataset) else _open(source)
+    table = with_flux_units(source if isinstance(source, xr.Dataset) else _open(source))
     rows = table.sizes[row_dimension(table)]
     buffer = io.BytesIO()
     WRITERS[suffix](table, buffer)

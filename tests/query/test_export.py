@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
+from astropy.units import Unit
 from pyarrow import parquet
 
 from astrid_dist.errors import ConfigError, StorageError
@@ -50,6 +51,17 @@ def test_parquet_keeps_types_and_carries_units(candidates, tmp_path):
     assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
     assert str(table.schema.field("flux").type) == "float"
     assert table["object"].to_pylist() == [7, 7, 8, 9, 10]
+
+
+def test_fluxes_have_a_unit_in_the_file_only_where_all_rows_agree(candidates, tmp_path):
+    candidates["flux"].attrs["units"] = "uJy"  # of the rows there were before others came
+    for table, unit in ((candidates, None), (candidates.isel(candidate=[0, 1, 2]), "uJy")):
+        export_candidates(table, tmp_path / "night.parquet")
+        described = parquet.read_schema(tmp_path / "night.parquet").field("flux").metadata
+        assert described.get(b"unit") == (unit and unit.encode())
+        export_candidates(table, tmp_path / "night.ecsv")
+        assert Table.read(tmp_path / "night.ecsv")["flux"].unit == (unit and Unit(unit))
+    assert candidates["flux"].attrs["units"] == "uJy"  # what was handed in is left alone
 
 
 @pytest.mark.parametrize("suffix", sorted(export.WRITERS))

@@ -152,10 +152,33 @@ def test_a_table_is_read_column_by_column_when_touched_and_can_be_filtered(tmp_p
     set_state(Location.parse(tmp_path / "night.zarr"), "complete")
     reads.clear()
     table = astrid_dist.open_candidates(tmp_path / "night.zarr")
-    assert reads == []
+    assert {key for key, _ in reads} <= {"flux_unit/c/0"}
+    reads.clear()
     strong = table.snr > 8
     assert {key.split("/")[0] for key, _ in reads} == {"snr"}
     kept = table.where(strong, drop=True)
     assert kept["field"].values.tolist() == ["a", "d"]
     assert sorted(key for key, _ in reads) == sorted(f"{name}/c/0" for name in table.data_vars)
     assert table.astrid.to_dataframe()["x"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("second", "unit"), [("uJy", "uJy"), ("electron", None), ("", None)])
+def test_fluxes_have_a_unit_when_all_rows_of_all_tables_agree_and_are_still_unread(
+    tmp_path, reads, second, unit
+):
+    for name, units in (("one", ["uJy", "uJy"]), ("two", ["uJy", second])):
+        location = Location.parse(tmp_path / f"{name}.zarr")
+        columns = {
+            "flux": np.ones(2, "f4"),
+            "flux_err": np.ones(2, "f4"),
+            "flux_unit": np.array(units, object),
+        }
+        create_product(location, "candidates")
+        write_table(location, "candidates", columns, {})
+        set_state(location, "complete")
+    reads.clear()
+    table = astrid_dist.open_candidates([tmp_path / "one.zarr", tmp_path / "two.zarr"])
+    assert {key.split("/")[0] for key, _ in reads} == {"flux_unit"}
+    assert table["flux"].attrs.get("units") == table["flux_err"].attrs.get("units") == unit
+    assert "units" not in table["flux_unit"].attrs
+    assert astrid_dist.open_candidates(tmp_path / "one.zarr")["flux"].attrs["units"] == "uJy"
