@@ -13,7 +13,7 @@ from astrid_dist.imaging.photometry import fit_star_fluxes
 from astrid_dist.imaging.psf import measure_psf
 from astrid_dist.imaging.resampling import Grid, overlap, to_grid
 from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
-from astrid_dist.stages.frames import LEAST_OVERLAP
+from astrid_dist.stages.frames import LEAST_OVERLAP, place_of
 from astrid_dist.store.layouts import MESH_BOX, STARS, variables
 from astrid_dist.surveys.profile import Profile
 
@@ -22,7 +22,7 @@ FWHM_PER_BOX = 3.0
 
 
 def measure_exposure(
-    frame: Frame, grid: Grid, profile: Profile, box: int
+    frame: Frame, grid: Grid, profile: Profile, box: int, founder: str = ""
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Bring an exposure onto its field's grid and measure its sky, seeing, stars and PSF.
 
@@ -33,6 +33,8 @@ def measure_exposure(
     profile : Profile
     box : int
         Side of the PSF stamp in pixels.
+    founder : str
+        Frame whose grid it is, for what is said of frames that do not lie on it.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def measure_exposure(
     InputError
         The frame lies elsewhere, has no usable pixel on the grid, or its seeing does not fit the box.
     """
-    _check_place(frame, grid)
+    placed = _check_place(frame, grid, founder)
     image, variance, mask = to_grid(frame.image, frame.variance, frame.mask, frame.wcs, grid)
     mesh, rms = measure_background(image, mask, MESH_BOX)
     signal = image - evaluate(mesh, MESH_BOX, 0, 0, *grid.shape)
@@ -93,11 +95,12 @@ def measure_exposure(
         "n_stars": len(stars),
         "valid": True,
         "verdict": "few stars" if psf.fallback else "good",
-        "reason": "; ".join(facts.notes),
+        "reason": "; ".join((*facts.notes, *placed)),
     }
 
 
-def _check_place(frame: Frame, grid: Grid) -> None:
+def _check_place(frame: Frame, grid: Grid, founder: str) -> list[str]:
+    """What had to be assumed of a frame's place on its field's grid."""
     covered = overlap(frame.wcs, frame.image.shape, grid)
     if frame.wcs is None or grid.wcs is None:
         if not covered:
@@ -105,14 +108,24 @@ def _check_place(frame: Frame, grid: Grid) -> None:
                 f"{frame.source} is {frame.image.shape}, its field {grid.shape}, and without a WCS on both "
                 "there is no way to map one on the other; choose another field"
             )
-        return
+        missing = "WCS" if frame.wcs is None else "WCS of the field"
+        return [f"no {missing}: taken as lying on the field's grid"]
     here = Grid.from_frame(frame.wcs, (frame.image.shape[0], frame.image.shape[1]))
     covered = max(covered, overlap(grid.wcs, grid.shape, here))
     if covered < LEAST_OVERLAP:
+        whose = f", that of {founder}," if founder else ""
         raise InputError(
-            f"WCS of another field: {frame.source} covers {covered:.0%} of this field's grid, at least "
-            f"{LEAST_OVERLAP:.0%} is needed; choose another field, or correct its WCS"
+            f"WCS of another field: the frame is centred at {_centre(here)} and covers {covered:.0%} of the "
+            f"grid of this field{whose} which is centred at {_centre(grid)}; at least {LEAST_OVERLAP:.0%} is "
+            "needed: correct its WCS or put it into another field (--field); a new field can be given its "
+            "grid (--grid)"
         )
+    return []
+
+
+def _centre(grid: Grid) -> str:
+    place = place_of(grid)
+    return "no place on the sky" if place is None else f"ra {place[0]:.4f}, dec {place[1]:+.4f}"
 
 
 def microseconds(mjd: float) -> int:

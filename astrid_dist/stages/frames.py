@@ -4,11 +4,13 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.formats.fits import SUFFIXES, FrameProbe, filesystem_of, probe, read_wcs
@@ -19,6 +21,8 @@ from astrid_dist.surveys.profile import Profile
 
 #: Part of the grid, or of the frame, that must lie on the other.
 LEAST_OVERLAP = 0.1
+#: Frames that choose the grid of a new field; of more, so many evenly spread in time.
+_VOTERS = 1000
 #: Files, or groups of a survey, that are looked into at once.
 _THREADS = 8
 
@@ -153,7 +157,10 @@ def without_duplicates(
 
 
 class FieldChooser:
-    """Gives each frame its field, and each new field its grid: that of its first frame unless one is given.
+    """Gives each frame its field, and each new field its grid.
+
+    A grid that is not given is that of the frame that founds a field by its place, or, in a field that is
+    known by name, of the first of the frames that agree with most others.
 
     Parameters
     ----------
@@ -168,24 +175,36 @@ class FieldChooser:
     def __init__(self, stored: Mapping[str, Grid], name: str | None, grid: FrameProbe | None) -> None:
         self.grids = dict(stored)
         self.new: dict[str, Grid] = {}
+        self.founders: dict[str, FrameProbe] = {}
+        self._agreed: dict[str, FrameProbe] = {}
         self._given = grid
-        self._places = {one: _place(found) for one, found in self.grids.items()}
+        self._places = {one: place_of(found) for one, found in self.grids.items()}
         self._name = name or (self._own_name(grid) if grid is not None else None)
 
     def choose(self, frame: FrameProbe) -> str:
         """Field of a frame: the one given, its detector's, the one it overlaps most, or a new one."""
         name = self._name or self._own_name(frame)
         if name not in self.grids:
-            grid = _grid(self._given or frame)
-            self.grids[name] = self.new[name] = grid
-            self._places[name] = _place(grid)
+            founder = self.founders[name] = self._given or self._agreed.get(name, frame)
+            self.grids[name] = self.new[name] = grid = _grid(founder)
+            self._places[name] = place_of(grid)
         return name
 
+    def look_over(self, frames: Iterable[FrameProbe]) -> None:
+        """Find, in order of time, the frame that is to found each field known by name: no stray one."""
+        named = defaultdict(list)
+        for frame in frames:
+            named[self._name or _detector(frame)].append(frame)
+        named.pop("", None)
+        if self._given is None:
+            self._agreed = {
+                name: _most_agreed(members) for name, members in named.items() if name not in self.grids
+            }
+
     def _own_name(self, frame: FrameProbe) -> str:
-        if frame.facts is not None and frame.facts.ccd:
-            return frame.facts.ccd
-        grid = _grid(frame)
-        place = _place(grid)
+        if detector := _detector(frame):
+            return detector
+        place = place_of(_grid(frame))
         if place is None:
             return f"field{frame.order}"
         best, share = "", LEAST_OVERLAP
@@ -196,6 +215,26 @@ class FieldChooser:
                     best, share = name, covered
         ra, dec, _ = place
         return best or f"f{ra:07.3f}{dec:+07.3f}"
+
+
+def _detector(frame: FrameProbe) -> str:
+    return frame.facts.ccd if frame.facts is not None else ""
+
+
+def _most_agreed(frames: Sequence[FrameProbe]) -> FrameProbe:
+    """First of the frames that lie near most others at a like scale; without sky, of the commonest shape."""
+    voters = frames[:: -(-len(frames) // _VOTERS)]
+    placed = [(one, place) for one in voters if (place := place_of(_grid(one))) is not None]
+    if not placed:
+        shape = Counter(one.shape for one in voters).most_common(1)[0][0]
+        return next(one for one in voters if one.shape == shape)
+    ra, dec, radius = np.transpose([place for _, place in placed])
+
+    def agreeing(place: tuple[float, float, float]) -> int:
+        alike = (radius < 2 * place[2]) & (place[2] < 2 * radius)
+        return int(np.count_nonzero(alike & _near(place, (ra, dec, radius))))
+
+    return max(placed, key=lambda one: agreeing(one[1]))[0]
 
 
 def mutual_overlap(frame: FrameProbe, grid: Grid) -> float:
@@ -217,7 +256,7 @@ def _mjd(frame: FrameProbe) -> float:
     return frame.facts.mjd if frame.facts is not None else float("inf")
 
 
-def _place(grid: Grid) -> tuple[float, float, float] | None:
+def place_of(grid: Grid) -> tuple[float, float, float] | None:
     """Centre (degrees) and half diagonal (degrees) of a grid, None without sky coordinates."""
     if grid.wcs is None:
         return None
@@ -226,8 +265,8 @@ def _place(grid: Grid) -> tuple[float, float, float] | None:
     return float(ra) % 360, float(dec), float(radius)
 
 
-def _near(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
-    (ra_a, dec_a, radius_a), (ra_b, dec_b, radius_b) = a, b
-    d_ra, dec_a, dec_b = np.radians([ra_a - ra_b, dec_a, dec_b])
-    sine = np.sin((dec_a - dec_b) / 2) ** 2 + np.cos(dec_a) * np.cos(dec_b) * np.sin(d_ra / 2) ** 2
-    return bool(np.degrees(2 * np.arcsin(np.sqrt(min(sine, 1.0)))) < radius_a + radius_b)
+def _near(a: ArrayLike, b: ArrayLike) -> NDArray[np.bool_]:
+    """Whether the circles around two places, or a place and arrays of places, touch."""
+    (ra_a, dec_a, radius_a), (ra_b, dec_b, radius_b) = np.radians(a), np.radians(b)
+    sine = np.sin((dec_a - dec_b) / 2) ** 2 + np.cos(dec_a) * np.cos(dec_b) * np.sin((ra_a - ra_b) / 2) ** 2
+    return np.asarray(2 * np.arcsin(np.sqrt(np.minimum(sine, 1.0))) < radius_a + radius_b)

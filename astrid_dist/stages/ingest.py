@@ -61,6 +61,7 @@ class FieldGrid(BaseModel):
     header: str = Field(description="FITS header of its WCS; empty without sky coordinates")
     height: int = Field(gt=0, description="rows")
     width: int = Field(gt=0, description="columns")
+    source: str = Field(default="", description="frame whose grid it is")
 
 
 class Settings(BaseModel):
@@ -108,7 +109,9 @@ def plan(settings: Settings) -> Plan:
         except InputError as error:
             refused.append(Refused(frame.source, frame.hdu, str(error)))
     # A frame without sky or of another band must not set a field's grid, so it chooses last.
-    for frame, band, problem in sorted(banded, key=lambda one: one[0].blank or bool(one[2])):
+    banded.sort(key=lambda one: one[0].blank or bool(one[2]))
+    chooser.look_over(frame for frame, _, problem in banded if not (frame.blank or problem))
+    for frame, band, problem in banded:
         group = f"{chooser.choose(frame)}/{band}"
         check_group(group)
         chosen[group].append((frame, problem))
@@ -132,10 +135,11 @@ def plan(settings: Settings) -> Plan:
         one = refusals[name]
         alone = images[one.source] == 1
         epochs[name] = Epoch(source=one.source, hdu=one.hdu, alone=alone, problem=one.reason)
-    grids = {
-        name: FieldGrid(header=grid.header, height=grid.height, width=grid.width)
-        for name, grid in chooser.new.items()
-    }
+    grids = {}
+    for name, grid in chooser.new.items():
+        founder = chooser.founders[name]
+        source = settings.grid or _named(founder.source, founder.hdu, images[founder.source] == 1)
+        grids[name] = FieldGrid(header=grid.header, height=grid.height, width=grid.width, source=source)
     resolved = settings.model_copy(
         update={"profile": profile.model_dump(mode="json"), "epochs": epochs, "grids": grids}
     )
@@ -279,6 +283,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         scalars |= {"mjd": entry.mjd, "time": microseconds(entry.mjd)}
     if entry.problem:
         return _set_aside(scalars, entry.problem)
+    founder = settings["grids"].get(key.group.split("/")[0], {}).get("source", "")
     options = Settings.model_validate({**settings, "epochs": None, "grids": {}})
     profile, location = _profile(options), Location.parse(options.output)
     reader = ProductReader(location, key.group)
@@ -288,7 +293,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     try:
         frame = _read(entry, profile)
         read = perf_counter()
-        planes, measured = _measure(frame, grid, profile, reader.sizes("psf")["v"])
+        planes, measured = _measure(frame, grid, profile, reader.sizes("psf")["v"], founder)
     except InputError as error:
         return _set_aside(scalars, str(error))
     computed = perf_counter()
@@ -307,7 +312,11 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 
 
 def _source(entry: Epoch) -> str:
-    return entry.source if entry.alone else f"{entry.source}[{entry.hdu}]"
+    return _named(entry.source, entry.hdu, entry.alone)
+
+
+def _named(source: str, hdu: int, alone: bool) -> str:
+    return source if alone else f"{source}[{hdu}]"
 
 
 def _set_aside(scalars: Mapping[str, Any], reason: str) -> TaskOutcome:
@@ -316,11 +325,11 @@ def _set_aside(scalars: Mapping[str, Any], reason: str) -> TaskOutcome:
 
 
 def _measure(
-    frame: Frame, grid: Grid, profile: Profile, box: int
+    frame: Frame, grid: Grid, profile: Profile, box: int, founder: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """`measure_exposure`, whose own failure is taken as the frame's: one frame must not hold up a survey."""
     try:
-        return measure_exposure(frame, grid, profile, box)
+        return measure_exposure(frame, grid, profile, box, founder)
     except (AstridError, MemoryError):
         raise
     except Exception as error:

@@ -280,6 +280,56 @@ def test_fields_follow_the_detector_or_the_place_on_the_sky(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("named", [{"field": "east"}, {}])
+def test_a_frame_moved_by_ten_degrees_never_sets_the_grid_even_if_it_is_the_first(tmp_path, named):
+    ccd = {} if named else {"CCDNUM": 7}
+    moved = make_frame(tmp_path / "a.fits", 1, 57000.0, dec=12.0, **ccd)
+    others = [make_frame(tmp_path / f"{k}.fits", k, 57000.0 + k, dx=k, **ccd) for k in (2, 3, 4)]
+    for number, paths in enumerate([[moved, *others], [*others[::-1], moved]]):
+        output = tmp_path / f"{number}.zarr"
+        summary = ingest_into(output, paths, **named)
+        assert (summary.done, summary.quarantined) == (3, 1)
+        product = open_survey(output)
+        cube = next(iter(product.values()))
+        np.testing.assert_array_equal(cube["valid"], [False, True, True, True])
+        reason = str(cube["reason"].values[0])
+        assert reason.startswith("WCS of another field: the frame is centred at ra 149.9999, dec +12.0001 ")
+        for said in (f"that of {others[0]}", "dec +2.00", "--grid", "--field"):
+            assert said in reason
+        assert WCS(fits.Header.fromstring(cube.attrs["wcs"])).wcs.crpix[0] == SIZE / 2 + 2
+        later = make_frame(tmp_path / "later.fits", 9, 57009.0, dec=12.0, **ccd)
+        ingest_into(output, [later], **named)
+        reason = str(next(iter(open_survey(output).values()))["reason"].values[-1])
+        assert "of the grid of this field which is centred at ra 150.0002, dec +2.0001;" in reason
+
+
+def test_a_frame_of_a_wildly_wrong_scale_touches_all_others_and_still_does_not_set_the_grid(tmp_path):
+    path = make_frame(tmp_path / "a.fits", 1, 57000.0)
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["CDELT1"] *= 1000
+        hdus[0].header["CDELT2"] *= 1000
+    for k in (2, 3):
+        make_frame(tmp_path / f"{k}.fits", k, 57000.0 + k)
+    plan = plan_stage("ingest", {"paths": [str(tmp_path)], "output": "memory://scale", "field": "east"})
+    assert plan.job.settings["grids"]["east"]["source"].endswith("2.fits")
+
+
+def test_a_frame_without_a_wcs_says_where_it_was_taken_to_lie(night, tmp_path):
+    lost = make_frame(tmp_path / "lost.fits", 7, 58009.0, wcs=False)
+    ingest_into(tmp_path / "s.zarr", [night / "c.fits", lost], field="east")
+    cube = open_survey(tmp_path / "s.zarr")["east/r"]
+    assert cube["verdict"].values.tolist() == ["good", "good"]
+    assert cube["reason"].values.tolist() == ["", "no WCS: taken as lying on the field's grid"]
+
+
+def test_a_frame_of_the_future_is_refused_once(tmp_path):
+    path = make_frame(tmp_path / "1.fits", mjd=90000.0)
+    assert ingest_into(tmp_path / "s.zarr", [path]).quarantined == 1
+    plan = plan_stage("ingest", {"paths": [path], "output": str(tmp_path / "s.zarr")})
+    assert not plan.keys
+    assert "refused before" in plan.warnings[1]
+
+
 def test_a_given_grid_is_the_grid_and_bands_of_a_field_share_it(tmp_path, night):
     grid = make_frame(tmp_path / "grid.fits", 9, dx=5.0)
     make_frame(tmp_path / "g.fits", 4, 58004.0, band="g")
