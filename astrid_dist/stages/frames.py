@@ -67,17 +67,29 @@ def expand(paths: Iterable[str], profile: Profile) -> list[str]:
     """
     found: dict[str, None] = {}
     for path in paths:
-        names = sorted(name for name in _behind(path) if not profile.is_companion(name.rpartition("/")[2]))
+        files = list(_behind(path))
+        names = sorted(name for name in files if not profile.is_companion(name.rpartition("/")[2]))
         if not names:
-            raise ConfigError(
-                f"{path!r} stands for no FITS image: check the path; files end in {', '.join(SUFFIXES[:6])}"
-            )
+            raise ConfigError(f"{path!r} stands for no FITS image: {_why_none(path, len(files), profile)}")
         found.update(dict.fromkeys(names))
     return sorted(found)
 
 
+def _why_none(path: str, companions: int, profile: Profile) -> str:
+    local = os.path.abspath(path.removeprefix("file://"))
+    if companions:
+        return f"by their names its files are weight or quality planes to the profile {profile.name}"
+    if "://" not in path.removeprefix("file://") and not _is_pattern(path) and not os.path.exists(local):
+        return f"{local} does not exist; check the path"
+    return f"nothing there ends in {', '.join(SUFFIXES)}; check the path"
+
+
+def _is_pattern(path: str) -> bool:
+    return bool(re.search(r"[*?\[]", path)) and not os.path.exists(path)
+
+
 def _behind(path: str) -> Iterator[str]:
-    pattern = bool(re.search(r"[*?\[]", path)) and not os.path.exists(path)
+    pattern = _is_pattern(path)
     if "://" in path and not path.startswith("file://"):
         yield from _behind_url(path, pattern)
         return

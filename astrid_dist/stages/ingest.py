@@ -105,7 +105,7 @@ def plan(settings: Settings) -> Plan:
     banded: list[tuple[FrameProbe, str, str]] = []
     for frame in frames:
         try:
-            banded.append((frame, *_band(frame, settings.band)))
+            banded.append((frame, *_band(frame, settings.band, profile)))
         except InputError as error:
             refused.append(Refused(frame.source, frame.hdu, str(error)))
     # A frame without sky or of another band must not set a field's grid, so it chooses last.
@@ -224,12 +224,14 @@ def _given_grid(path: str | None, profile: Profile) -> FrameProbe | None:
     return found[0]
 
 
-def _band(frame: FrameProbe, wanted: str | None) -> tuple[str, str]:
+def _band(frame: FrameProbe, wanted: str | None, profile: Profile) -> tuple[str, str]:
     """Band that a frame goes to, and what is wrong with that."""
     said = frame.facts.band if frame.facts is not None else ""
     if not (said or wanted):
         raise InputError(
-            f"{frame.source}[{frame.hdu}]: no band in the header; give band, or its keyword in a profile"
+            f"{frame.source}[{frame.hdu}]: no band in the header that the profile {profile.name} knows: "
+            f"looked for {', '.join(profile.keywords.band) or 'no keyword'}; give --band, or a keyword in a "
+            f"profile that `extends: {profile.origin}`"
         )
     if wanted and said and said != wanted:
         return wanted, f"wrong band: the header says {said}, the job takes {wanted}"

@@ -53,21 +53,20 @@ def read_facts(header: Mapping[str, Any], profile: Profile) -> Facts:
     notes: list[str] = []
     exptime = _first(header, [[word] for word in words.exptime]) or profile.exptime
     if exptime is None or exptime <= 0:
-        raise _missing("exposure time", words.exptime, "exptime: <seconds>", profile)
+        raise _missing("exposure time", words.exptime, "exptime: <seconds>", profile, header)
     gain = _first(header, words.gain) or profile.gain
     unit = profile.unit if profile.unit != "auto" else _unit(header)
     if gain is None or gain <= 0:
         if not unit.startswith("electron"):
-            raise _missing(
-                "gain", [w for group in words.gain for w in group], "gain: <electron per DN>", profile
-            )
+            names = [w for group in words.gain for w in group]
+            raise _missing("gain", names, "gain: <electron per DN>", profile, header)
         gain = 1.0
     scale = (1.0 if unit.startswith("electron") else gain) * (exptime if unit.endswith("/s") else 1.0)
     read_noise = _first(header, words.read_noise)
     if read_noise is None:
         if profile.read_noise is None:
             names = [w for group in words.read_noise for w in group]
-            raise _missing("read noise", names, "read_noise: <electron>", profile)
+            raise _missing("read noise", names, "read_noise: <electron>", profile, header)
         read_noise = profile.read_noise
         notes.append(f"read noise {read_noise:g} e- assumed")
     saturation = _first(header, words.saturation, combine=min) or profile.saturation
@@ -107,11 +106,20 @@ def _first(header: Mapping[str, Any], groups: Sequence[Sequence[str]], combine: 
     return None
 
 
-def _missing(what: str, words: Sequence[str], key: str, profile: Profile) -> InputError:
+def _missing(
+    what: str, words: Sequence[str], key: str, profile: Profile, header: Mapping[str, Any]
+) -> InputError:
     looked = ", ".join(words) or "no keyword"
+    useless = [
+        f"{word}={header[word]}"
+        for word in words
+        if isinstance(header.get(word), (int, float, str)) and str(header[word]).strip()
+    ]
+    fault = f"{', '.join(useless)} is no {what}; correct" if useless else ""
+    fault = fault or f"no {what} in the header: looked for {looked}; add"
     return InputError(
-        f"no {what} in the header: looked for {looked}; add it, or say `{key}` or the keyword's name in a "
-        f"profile that `extends: {profile.name}` and pass its path as survey"
+        f"{fault} it, or say `{key}` or the keyword's name in a profile that `extends: {profile.origin}` and "
+        "pass its path as survey"
     )
 
 
@@ -143,7 +151,8 @@ def _middle(header: Mapping[str, Any], profile: Profile, exptime: float) -> tupl
         return _checked(_to_utc(mjd, header), f"{entry.keyword}={value}"), []
     if date_only is not None:
         return _checked(date_only[0], date_only[1], slack_days=1.0), [date_only[1]]
-    raise _missing("time", [e.keyword for e in profile.keywords.time], "keywords: {time: [...]}", profile)
+    names = [entry.keyword for entry in profile.keywords.time]
+    raise _missing("time", names, "keywords: {time: [...]}", profile, header)
 
 
 def _to_mjd(value: object, keyword: str) -> tuple[float, bool]:

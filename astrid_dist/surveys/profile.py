@@ -7,13 +7,23 @@ with the package; a path reads the user's own, overriding what it `extends` (els
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag
@@ -135,6 +145,12 @@ class Seeing(_Model):
         gt=0, description="sets the PSF box when a cube is made; what does not fit is quarantined"
     )
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.worst < self.typical:
+            raise ValueError(f"worst ({self.worst:g}) is below typical ({self.typical:g}); set both in order")
+        return self
+
 
 class Zeropoint(_Model):
     unit: Unit = "electron/s"
@@ -169,6 +185,12 @@ class Profile(_Model):
     keywords: Keywords = Keywords()
     bands: list[BandRule] = Field(default=[], description="first match wins; none: the keyword's first word")
     planes: Planes = Planes()
+    _path: str = PrivateAttr("")
+
+    @property
+    def origin(self) -> str:
+        """What another profile says to extend this one: its name, or the path of a user's file."""
+        return self._path or self.name
 
     def psf_box(self, pixel_scale_arcsec: float | None = None) -> int:
         """Side of the PSF stamp in pixels, odd: seven times the worst seeing, between 15 and 127.
@@ -198,23 +220,70 @@ def load_profile(name_or_path: str | Path) -> Profile:
         No such profile (with the nearest name), not YAML, or a key or value that the model refuses.
     """
     where = str(name_or_path)
+    chain = _chain(where)
     try:
-        return Profile.model_validate(_resolve(where, ()))
+        profile = Profile.model_validate(reduce(_merge, reversed(chain.values())))
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        details = "; ".join(_explain(mistake["loc"], mistake, chain) for mistake in error.errors())
         raise ConfigError(f"survey profile {where!r} is not valid: {details}") from error
+    profile._path = where if _is_file(where) else ""
+    return profile
 
 
-def _resolve(where: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if where in seen:
-        raise ConfigError(f"survey profiles extend each other in a circle: {' -> '.join((*seen, where))}")
-    raw = _read(where)
-    parent = raw.get("extends", "" if where == "generic" else "generic")
-    return _merge(_resolve(str(parent), (*seen, where)), raw) if parent else raw
+def _chain(where: str) -> dict[str, dict[str, Any]]:
+    """What a profile says, and each that it extends, in order."""
+    chain: dict[str, dict[str, Any]] = {}
+    while where:
+        if where in chain:
+            raise ConfigError(
+                f"survey profiles extend each other in a circle: {' -> '.join((*chain, where))}"
+            )
+        chain[where] = _read(where)
+        where = str(chain[where].get("extends", "" if where == "generic" else "generic") or "")
+    return chain
+
+
+def _explain(place: Sequence[str | int], mistake: Mapping[str, Any], chain: Mapping[str, Any]) -> str:
+    own = next(iter(chain))
+    file = next((name for name, raw in chain.items() if _holds(raw, place)), own)
+    said = ".".join(map(str, place)) if file == own else f"{'.'.join(map(str, place))} in {file!r}"
+    if mistake["type"] != "extra_forbidden":
+        return f"{said}: {mistake['msg'].removeprefix('Value error, ')}"
+    close = difflib.get_close_matches(str(place[-1]), _known(Profile, place[:-1]), n=1)
+    return f"unknown key {said}" + (f", did you mean {close[0]}?" if close else "")
+
+
+def _holds(raw: Any, place: Sequence[str | int]) -> bool:
+    for part in place:
+        if not isinstance(raw, Mapping):
+            return True
+        if part not in raw:
+            return False
+        raw = raw[part]
+    return True
+
+
+def _known(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """Keys of the model at a place within a model."""
+    for part in place:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    for one in get_args(annotation):
+        yield from _models(one)
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def _is_file(where: str) -> bool:
+    return where.endswith((".yaml", ".yml"))
 
 
 def _read(where: str) -> dict[str, Any]:
-    if where.endswith((".yaml", ".yml")):
+    if _is_file(where):
         path = Path(where)
         if not path.is_file():
             raise ConfigError(f"there is no survey profile file {where!r}")

@@ -349,11 +349,18 @@ def test_frames_without_a_band_or_paths_without_frames_say_what_to_do(tmp_path):
     make_frame(tmp_path / "1.fits", band=None)
     plan = plan_stage("ingest", {"paths": [str(tmp_path / "1.fits")], "output": str(tmp_path / "s.zarr")})
     assert "no band in the header" in plan.warnings[0]
+    assert "looked for BAND, FILTER, FILTNAM, FILTER1; give --band" in plan.warnings[0]
     assert [key.group.split("/")[0] for key in plan.keys] == ["refused"]
     named = {"paths": [str(tmp_path / "1.fits")], "output": str(tmp_path / "s.zarr"), "band": "r"}
     assert [key.group for key in plan_stage("ingest", named).keys] == ["f150.000+02.000/r"]
-    with pytest.raises(ConfigError, match="stands for no FITS image"):
-        plan_stage("ingest", {"paths": [str(tmp_path / "none*.fits")], "output": str(tmp_path / "s.zarr")})
+    (tmp_path / "empty").mkdir()
+    for name, said in {
+        "none*.fits": r"nothing there ends in .*\.fits\.fz",
+        "empty": "nothing there ends in",
+        "absent": f"{tmp_path}/absent does not exist",
+    }.items():
+        with pytest.raises(ConfigError, match=f"stands for no FITS image: {said}"):
+            plan_stage("ingest", {"paths": [str(tmp_path / name)], "output": str(tmp_path / "s.zarr")})
     with pytest.raises(ConfigError, match="cannot be taken"):
         plan_stage("ingest", {**named, "grid": str(tmp_path / "none.fits")})
 

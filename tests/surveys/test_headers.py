@@ -63,6 +63,15 @@ def test_a_missing_keyword_is_named_with_what_to_do(missing, said):
         facts(**{missing: None})
 
 
+def test_what_to_extend_is_a_name_or_the_path_of_the_users_own_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\n")
+    with pytest.raises(InputError, match=f"extends: {path}"):
+        facts(load_profile(path), GAIN=None)
+    with pytest.raises(InputError, match="extends: decam"):
+        facts(load_profile("decam"), EXPTIME=None)
+
+
 def test_amplifiers_are_averaged_and_the_lower_saturation_counts():
     decam = load_profile("decam")
     header = {"GAINA": 3.0, "GAINB": 5.0, "RDNOISEA": 6.0, "RDNOISEB": 8.0, "SATURATA": 4e4, "SATURATB": 3e4}
@@ -74,8 +83,9 @@ def test_amplifiers_are_averaged_and_the_lower_saturation_counts():
 def test_unusable_values_count_as_absent():
     assert facts(FWHM="NaN", MAGZERO=None).fwhm_px is None
     assert math.isnan(facts().zeropoint)
-    with pytest.raises(InputError, match="gain"):
-        facts(GAIN=0.0)
+    for value in (0, -1.5):
+        with pytest.raises(InputError, match=f"^GAIN={value} is no gain; correct it"):
+            facts(GAIN=value)
 
 
 def test_bands_are_first_words_or_what_the_profile_matches():

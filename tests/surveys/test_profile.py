@@ -1,5 +1,7 @@
 """Survey profiles: what ships is valid, what a user writes overrides, what is wrong is named."""
 
+import re
+
 import pytest
 
 from astrid_dist.errors import ConfigError
@@ -33,7 +35,10 @@ def test_psf_box_is_odd_and_grows_with_the_worst_seeing():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: mine\ngian: 2.0\n", "gian"),
+        ("name: mine\ngian: 2.0\n", "mine.yaml' is not valid: unknown key gian, did you mean gain"),
+        ("name: mine\nkeywords: {gian: [G]}\n", "unknown key keywords.gian, did you mean gain"),
+        ("name: mine\nbands: [{mtach: r}]\n", "unknown key bands.0.mtach, did you mean match"),
+        ("name: mine\nseeing_arcsec: {worst: 1.0}\n", "seeing_arcsec: worst (1) is below typical (1.5)"),
         ("name: mine\ngain: -1\n", "gain"),
         ("name: mine\nextends: dceam\n", "did you mean 'decam'"),
         ("- a list\n", "mapping"),
@@ -45,8 +50,16 @@ def test_psf_box_is_odd_and_grows_with_the_worst_seeing():
 def test_what_is_wrong_in_a_profile_is_named(tmp_path, text, said):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(said)):
         load_profile(path)
+
+
+def test_a_mistake_in_a_file_that_is_extended_names_that_file(tmp_path):
+    parent, child = tmp_path / "parent.yaml", tmp_path / "child.yaml"
+    parent.write_text("name: parent\nplanes: {wieght_name: x}\n")
+    child.write_text(f"name: child\nextends: {parent}\nplanes: {{weight_name: y}}\n")
+    with pytest.raises(ConfigError, match=r"wieght_name in '.*parent\.yaml', did you mean weight_name"):
+        load_profile(child)
 
 
 def test_profiles_that_extend_each_other_are_refused(tmp_path):
