@@ -284,7 +284,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     if entry.mjd is not None:
         scalars |= {"mjd": entry.mjd, "time": microseconds(entry.mjd)}
     if entry.problem:
-        return _set_aside(scalars, entry.problem)
+        return _set_aside(scalars, entry, entry.problem)
     founder = settings["grids"].get(key.group.split("/")[0], {}).get("source", "")
     options = Settings.model_validate({**settings, "epochs": None, "grids": {}})
     profile, location = _profile(options), Location.parse(options.output)
@@ -297,7 +297,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         read = perf_counter()
         planes, measured = _measure(frame, grid, profile, reader.sizes("psf")["v"], founder)
     except InputError as error:
-        return _set_aside(scalars, str(error))
+        return _set_aside(scalars, entry, str(error))
     computed = perf_counter()
     writer = ProductWriter(location, key.group)
     shards = {
@@ -321,7 +321,9 @@ def _named(source: str, hdu: int, alone: bool) -> str:
     return source if alone else f"{source}[{hdu}]"
 
 
-def _set_aside(scalars: Mapping[str, Any], reason: str) -> TaskOutcome:
+def _set_aside(scalars: Mapping[str, Any], entry: Epoch, reason: str) -> TaskOutcome:
+    # The file is recorded beside the reason, which need not begin with it again.
+    reason = re.sub(rf"^{re.escape(entry.source)}(\[\d+\])?:? ", "", reason)
     more = {"valid": False, "verdict": "quarantined", "reason": reason}
     return TaskOutcome(shards={}, scalars={**scalars, **more}, quarantined=reason)
 
