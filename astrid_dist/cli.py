@@ -74,10 +74,21 @@ def ingest(
         str | None, typer.Option(help="take only this band, or name it where headers do not")
     ] = None,
     grid: Annotated[str | None, typer.Option(help="FITS file whose pixel grid a new field takes")] = None,
+    retry: Annotated[
+        bool, typer.Option(help="try frames again whose pixels were quarantined before")
+    ] = False,
     cluster: Cluster = None,
 ) -> None:
     """Read FITS epochs into a survey cube; bad ones are quarantined with their reason."""
-    settings = {"paths": paths, "survey": survey, "output": to, "field": field, "band": band, "grid": grid}
+    settings = {
+        "paths": paths,
+        "survey": survey,
+        "output": to,
+        "field": field,
+        "band": band,
+        "grid": grid,
+        "retry": retry,
+    }
     _run("ingest", {name: value for name, value in settings.items() if value is not None}, cluster)
 
 

@@ -34,6 +34,11 @@ class Stored:
     grids: dict[str, Grid] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
+    quarantined: set[str] = field(default_factory=set)
+
+    def known(self, retry: bool) -> dict[str, str]:
+        """Ids that are not taken again, and where each is; with `retry` those quarantined are left out."""
+        return {one: where for one, where in self.ids.items() if not (retry and one in self.quarantined)}
 
 
 def read_stored(location: Location) -> Stored:
@@ -43,17 +48,22 @@ def read_stored(location: Location) -> Stored:
         return stored
     checked_attributes(location, "survey")
 
-    def look(group: str) -> tuple[str, Grid, list[str]]:
+    def look(group: str) -> tuple[str, Grid, list[str], list[bool]]:
         reader = ProductReader(location, group)
-        sizes, count = reader.sizes("image"), reader.epochs
+        sizes, count = reader.sizes("image"), slice(0, reader.epochs)
         grid = Grid(str(reader.attributes.get("wcs", "")), sizes["y"], sizes["x"])
-        return group, grid, [str(one) for one in reader.read("epoch_id", epoch=slice(0, count))]
+        ids = [str(one) for one in reader.read("epoch_id", epoch=count)]
+        return group, grid, ids, [bool(one) for one in reader.read("valid", epoch=count)]
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for group, grid, ids in pool.map(look, list(group_names(location))):
+        for group, grid, ids, valid in pool.map(look, list(group_names(location))):
             stored.grids.setdefault(group.split("/")[0], grid)
             stored.epochs[group] = len(ids)
-            stored.ids.update({one: f"{group} epoch {index}" for index, one in enumerate(ids)})
+            for index, (one, good) in enumerate(zip(ids, valid, strict=True)):
+                if good or one not in stored.ids:
+                    quarantined = "" if good else " (quarantined; --retry tries it again)"
+                    stored.ids[one] = f"{group} epoch {index}{quarantined}"
+                    (stored.quarantined.discard if good else stored.quarantined.add)(one)
     return stored
 
 

@@ -75,13 +75,14 @@ class Settings(BaseModel):
     field: str | None = Field(default=None, description="put every epoch into this field")
     band: str | None = Field(default=None, description="take only this band, or name it where headers do not")
     grid: str | None = Field(default=None, description="FITS file whose pixel grid a new field takes")
+    retry: bool = Field(default=False, description="try frames again whose pixels were quarantined before")
     profile: dict[str, Any] | None = Field(default=None, description="the profile as planned; leave out")
     epochs: dict[str, Epoch] | None = Field(default=None, description="frames by key, as planned; leave out")
     grids: dict[str, FieldGrid] = Field(default={}, description="grids of new fields, as planned; leave out")
 
     def request(self) -> dict[str, Any]:
         """What the user asked for, without what planning found."""
-        return self.model_dump(include={"paths", "survey", "field", "band", "grid"})
+        return self.model_dump(include={"paths", "survey", "field", "band", "grid", "retry"})
 
 
 def plan(settings: Settings) -> Plan:
@@ -98,28 +99,27 @@ def plan(settings: Settings) -> Plan:
     stored = read_stored(location)
     frames, refused = probe_all(expand(settings.paths, profile), profile)
     images = Counter([one.source for one in frames] + [one.source for one in refused])
-    frames, duplicates = without_duplicates(frames, stored.ids)
+    frames, duplicates = without_duplicates(frames, stored.known(settings.retry))
     given = _given_grid(settings.grid, profile)
     chooser = FieldChooser(stored.grids, settings.field, given)
-    chosen: dict[str, list[tuple[FrameProbe, str]]] = defaultdict(list)
-    banded: list[tuple[FrameProbe, str, str]] = []
+    chosen: dict[str, list[FrameProbe]] = defaultdict(list)
+    banded: list[tuple[FrameProbe, str]] = []
     for frame in frames:
         try:
-            banded.append((frame, *_band(frame, settings.band, profile)))
+            banded.append((frame, _band(frame, settings.band, profile)))
         except InputError as error:
             refused.append(Refused(frame.source, frame.hdu, str(error)))
-    # A frame without sky or of another band must not set a field's grid, so it chooses last.
-    banded.sort(key=lambda one: one[0].blank or bool(one[2]))
-    chooser.look_over(frame for frame, _, problem in banded if not (frame.blank or problem))
-    for frame, band, problem in banded:
+    # A frame without sky must not set a field's grid, so it chooses last.
+    banded.sort(key=lambda one: one[0].blank)
+    chooser.look_over(frame for frame, _ in banded if not frame.blank)
+    for frame, band in banded:
         group = f"{chooser.choose(frame)}/{band}"
         check_group(group)
-        chosen[group].append((frame, problem))
+        chosen[group].append(frame)
     epochs: dict[str, Epoch] = {}
     for group, members in sorted(chosen.items()):
         first = stored.epochs.get(group, 0)
-        members.sort(key=lambda member: _order(member[0]))
-        for index, (frame, problem) in enumerate(members, first):
+        for index, frame in enumerate(sorted(members, key=_order), first):
             mjd = frame.facts.mjd if frame.facts is not None else None
             epochs[str(ShardKey(group, index))] = Epoch(
                 source=frame.source,
@@ -127,7 +127,6 @@ def plan(settings: Settings) -> Plan:
                 alone=images[frame.source] == 1,
                 epoch_id=frame.epoch_id,
                 mjd=mjd,
-                problem=problem,
             )
     refusals = {str(ShardKey(one.group, -1)): one for one in refused}
     known = Ledger(location).finished("ingest") if refusals else set()
@@ -224,8 +223,8 @@ def _given_grid(path: str | None, profile: Profile) -> FrameProbe | None:
     return found[0]
 
 
-def _band(frame: FrameProbe, wanted: str | None, profile: Profile) -> tuple[str, str]:
-    """Band that a frame goes to, and what is wrong with that."""
+def _band(frame: FrameProbe, wanted: str | None, profile: Profile) -> str:
+    """Band that a frame goes to; `InputError` where it has none, or another than the job takes."""
     said = frame.facts.band if frame.facts is not None else ""
     if not (said or wanted):
         raise InputError(
@@ -234,8 +233,11 @@ def _band(frame: FrameProbe, wanted: str | None, profile: Profile) -> tuple[str,
             f"profile that `extends: {profile.origin}`"
         )
     if wanted and said and said != wanted:
-        return wanted, f"wrong band: the header says {said}, the job takes {wanted}"
-    return wanted or said, ""
+        raise InputError(
+            f"{frame.source}[{frame.hdu}]: wrong band: the header says {said}, the job takes {wanted}; "
+            f"ingest it with --band {said}, or without --band"
+        )
+    return wanted or said
 
 
 def prepare(plan: Plan) -> None:

@@ -173,12 +173,11 @@ def test_bad_frames_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_pat
         "1.fits": "",
         "3nan.fits": said["3nan.fits"],
         "4elsewhere.fits": said["4elsewhere.fits"],
-        "5green.fits": "wrong band: the header says g, the job takes r",
         "8.fits": "",
     }
     assert said["3nan.fits"].startswith("every pixel is NaN")
     assert said["4elsewhere.fits"].startswith("WCS of another field")
-    np.testing.assert_array_equal(cube["valid"], [True, False, False, False, True])
+    np.testing.assert_array_equal(cube["valid"], [True, False, False, True])
     assert np.isnan(cube["image"].isel(epoch=1).values).all()
     assert (cube["mask"].isel(epoch=1).values == Flag.NO_DATA).all()
     reasons = {
@@ -191,13 +190,42 @@ def test_bad_frames_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_pat
     assert reasons["7cut.fits"].startswith("cannot be read as FITS")
     assert "cut short" in reasons["7cut.fits"]
     assert reasons["6timeless.fits"].startswith("no time in the header")
+    assert reasons["5green.fits"].startswith("wrong band: the header says g, the job takes r")
     again = plan_stage(
         "ingest", {"paths": [str(folder)], "output": str(output), "field": "east", "band": "r"}
     )
     assert not again.keys
-    assert "6 duplicates" in again.warnings[1]
+    assert "5 duplicates" in again.warnings[1]
     stored = cube["image"].isel(epoch=0).values
     np.testing.assert_array_equal(stored, fits.getdata(good).astype(np.float32) * np.float32(GAIN))
+
+
+def test_bands_can_be_taken_one_after_the_other_from_one_folder(tmp_path):
+    make_frame(tmp_path / "red.fits", 1, 58001.0)
+    make_frame(tmp_path / "green.fits", 2, 58002.0, band="g")
+    output = tmp_path / "s.zarr"
+    for band in ("r", "g"):
+        summary = ingest_into(output, [tmp_path / "*.fits"], field="east", band=band)
+        assert summary.done == 1
+    assert {name: cube.sizes["epoch"] for name, cube in open_survey(output).items()} == {
+        "east/g": 1,
+        "east/r": 1,
+    }
+
+
+def test_a_quarantined_frame_is_tried_again_only_when_asked(tmp_path, monkeypatch):
+    make_frame(tmp_path / "1.fits", 1, 58001.0)
+    make_frame(tmp_path / "2.fits", 2, 58002.0)
+    output, paths = tmp_path / "s.zarr", [tmp_path / "*.fits"]
+    real = exposure.measure_psf
+    with monkeypatch.context() as broken:
+        broken.setattr(exposure, "measure_psf", lambda *given: real(None))
+        assert ingest_into(output, paths, field="east").quarantined == 2
+    assert ingest_into(output, paths, field="east").done == 0
+    assert ingest_into(output, paths, field="east", retry=True).done == 2
+    cube = open_survey(output)["east/r"]
+    np.testing.assert_array_equal(cube["valid"], [False, False, True, True])
+    assert ingest_into(output, paths, field="east", retry=True).done == 0
 
 
 def test_a_frame_that_breaks_the_measuring_is_set_aside_and_the_rest_goes_on(night, tmp_path, monkeypatch):
