@@ -325,9 +325,9 @@ def _named(source: str, hdu: int, alone: bool) -> str:
 
 def _set_aside(scalars: Mapping[str, Any], entry: Epoch, reason: str) -> TaskOutcome:
     # The file is recorded beside the reason, which need not begin with it again.
-    reason = re.sub(rf"^{re.escape(entry.source)}(\[\d+\])?:? ", "", reason)
-    more = {"valid": False, "verdict": "quarantined", "reason": reason}
-    return TaskOutcome(shards={}, scalars={**scalars, **more}, quarantined=reason)
+    short = re.sub(rf"^{re.escape(entry.source)}(\[\d+\])?:? ", "", reason)
+    more = {"valid": False, "verdict": "quarantined", "reason": short}
+    return TaskOutcome(shards={}, scalars={**scalars, **more}, quarantined=f"{_source(entry)}: {short}")
 
 
 def _measure(

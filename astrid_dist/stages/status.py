@@ -86,7 +86,7 @@ def describe_reasons(url: str) -> str:
             for failure in ledger.failures(stage)
         )
         lines.extend(
-            f"quarantined  {marker['key']}  {marker['scalars'].get('source', '')}: {marker['reason']}"
+            f"quarantined  {marker['key']}  {marker['reason']}"
             for marker in ledger.markers(stage)
             if marker["status"] == "quarantined"
         )

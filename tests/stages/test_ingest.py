@@ -181,7 +181,7 @@ def test_bad_frames_are_set_aside_with_their_reason_and_the_rest_goes_on(tmp_pat
     assert np.isnan(cube["image"].isel(epoch=1).values).all()
     assert (cube["mask"].isel(epoch=1).values == Flag.NO_DATA).all()
     reasons = {
-        m["scalars"]["source"].rpartition("/")[2]: m["reason"]
+        m["scalars"]["source"].rpartition("/")[2]: m["scalars"]["reason"]
         for m in Ledger(Location.parse(output)).markers("ingest")
         if m["status"] == "quarantined"
     }
