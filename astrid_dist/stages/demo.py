@@ -104,8 +104,9 @@ Go on in Python:
   import astrid_dist as astrid
   cand = astrid.open_candidates("{folder}/candidates.zarr")
   cand.where(abs(cand.snr) > 10, drop=True).to_dataframe()
-  field = next(iter(astrid.open_difference("{folder}/difference.zarr").values()))
-  field.astrid.light_curve(x=float(cand.x[0]), y=float(cand.y[0])).to_dataframe()
+  best = cand.isel(candidate=int(abs(cand.snr).argmax("candidate")))
+  field = astrid.open_difference("{folder}/difference.zarr")[f"{{best.field.item()}}/{{best.band.item()}}"]
+  field.astrid.light_curve(x=best.x, y=best.y).to_dataframe()
 
 or on the command line:
   astrid status {folder}/difference.zarr
