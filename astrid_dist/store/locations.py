@@ -6,20 +6,20 @@ ever pickled: what travels is the `Location`, and each process opens its own con
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from astrid_dist.errors import ConfigError, StorageError
+from astrid_dist.store.buckets import bucket_store
+from astrid_dist.store.failures import storage_errors
+from astrid_dist.store.memory import MemoryFolder, memory_buffer
 
 if TYPE_CHECKING:
     from obstore.store import LocalStore, S3Store
@@ -29,7 +29,6 @@ SCHEMES = ("file", "memory", "s3", "r2")
 #: R2 refuses a second write of one key within a second.
 SECONDS_BETWEEN_WRITES = 1.05
 
-_memory: dict[str, Any] = {}
 _last_write: dict[str, float] = {}
 _pace_lock = threading.Lock()
 
@@ -132,7 +131,7 @@ class Location:
         if self.scheme == "memory":
             from zarr.storage import MemoryStore
 
-            return MemoryStore(_MemoryFolder(self.key), read_only=read_only)
+            return MemoryStore(MemoryFolder(self.key), read_only=read_only)
         from zarr.storage import ObjectStore
 
         return ObjectStore(self._s3(), read_only=read_only)
@@ -158,18 +157,7 @@ class Location:
         time.sleep(max(0.0, turn - now))
 
     def _s3(self) -> "S3Store":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        if self.scheme == "r2":
-            region = "auto"
-            if not endpoint:
-                account = os.environ.get("R2_ACCOUNT_ID")
-                if not account:
-                    raise ConfigError(f"{self} needs R2_ACCOUNT_ID (or AWS_ENDPOINT_URL) in the environment")
-                endpoint = f"https://{account}.r2.cloudflarestorage.com"
-        credentials = tuple(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
-        retry_s = float(os.environ.get("ASTRID_RETRY_S", "60"))
-        return _s3_store(self, endpoint, region, credentials, retry_s)
+        return bucket_store(str(self), self.scheme, self.bucket, self.key)
 
 
 class Objects:
@@ -194,7 +182,7 @@ class Objects:
     def put(self, name: str, data: bytes) -> None:
         """Write an object, replacing what was there."""
         if (memory := self._memory()) is not None:
-            memory[name] = _buffer(data)
+            memory[name] = memory_buffer(data)
             return
         self.location.pace(name)
         with storage_errors(f"writing {self.location}/{name}", need_bytes=len(data)):
@@ -206,7 +194,7 @@ class Objects:
         After a lost response the retry may meet the caller's own object: compare contents on False.
         """
         if (memory := self._memory()) is not None:
-            return memory.create(name, _buffer(data))
+            return memory.create(name, memory_buffer(data))
         from obstore.exceptions import AlreadyExistsError
 
         with storage_errors(f"creating {self.location}/{name}", need_bytes=len(data)):
@@ -263,8 +251,8 @@ class Objects:
                 return False
         return True
 
-    def _memory(self) -> "_MemoryFolder | None":
-        return _MemoryFolder(self.location.key) if self.location.scheme == "memory" else None
+    def _memory(self) -> "MemoryFolder | None":
+        return MemoryFolder(self.location.key) if self.location.scheme == "memory" else None
 
     def _store(self) -> "LocalStore | S3Store | None":
         """The obstore store; None for a local folder that does not exist (reading creates nothing)."""
@@ -283,144 +271,6 @@ class Objects:
                 f"cannot make the folder {self.location.path} ({error.strerror}): choose another place"
             ) from error
         return LocalStore(self.location.path)
-
-
-class _MemoryFolder(MutableMapping[str, Any]):
-    """The keys of the process's one dictionary that lie under a folder; values are Zarr buffers."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder + "/"
-
-    def __getitem__(self, name: str) -> Any:
-        return _memory[self.folder + name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _memory[self.folder + name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del _memory[self.folder + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([name[len(self.folder) :] for name in list(_memory) if name.startswith(self.folder)])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def create(self, name: str, value: Any) -> bool:
-        return _memory.setdefault(self.folder + name, value) is value
-
-
-def _buffer(data: bytes) -> Any:
-    from zarr.buffer.cpu import Buffer
-
-    return Buffer.from_bytes(data)
-
-
-class _AwsCredentials:
-    """Credentials of the AWS chain (profile, container, instance), asked for anew when they expire."""
-
-    def __init__(self) -> None:
-        import botocore.session  # type: ignore[import-untyped]
-
-        self.found = botocore.session.Session().get_credentials()
-
-    def __call__(self) -> dict[str, Any]:
-        frozen = self.found.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + timedelta(minutes=15),
-        }
-
-
-@lru_cache(maxsize=256)
-def _s3_store(
-    location: Location,
-    endpoint: str | None,
-    region: str,
-    credentials: tuple[str | None, ...],
-    retry_s: float,
-) -> "S3Store":
-    from obstore.store import S3Store
-
-    provider = None
-    if credentials[0] is None:
-        provider = _AwsCredentials()
-        if provider.found is None:
-            raise StorageError(
-                f"no credentials for {location}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the"
-                " environment, or AWS_PROFILE to a profile that has them"
-            )
-    loopback = endpoint is not None and urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1")
-    return S3Store(
-        location.bucket,
-        prefix=location.key or None,
-        endpoint=cast(Any, endpoint),
-        region=region,
-        virtual_hosted_style_request=False,
-        client_options={"allow_http": loopback, "connect_timeout": "5s", "timeout": "300s"},
-        retry_config={
-            "max_retries": 10,
-            "retry_timeout": timedelta(seconds=retry_s),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=300),
-                "max_backoff": timedelta(seconds=10),
-                "base": 2.0,
-            },
-        },
-        credential_provider=cast(Any, provider),
-    )
-
-
-@contextlib.contextmanager
-def storage_errors(doing: str, need_bytes: int | None = None) -> Iterator[None]:
-    """Turn what the disk or the bucket says into a `StorageError` that says what was being done."""
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
-    try:
-        yield
-    except (StorageError, ConfigError):
-        raise
-    except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):  # what a write is told; a read is told that its object is missing
-            raise StorageError(_no_bucket(doing)) from error
-        raise
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise StorageError(_refused(doing, error)) from error
-    except BaseError as error:
-        if "No space left" in str(error):  # obstore's LocalStore keeps no errno
-            raise StorageError(_full(doing, need_bytes)) from error
-        if "NoSuchBucket" in str(error):
-            raise StorageError(_no_bucket(doing)) from error
-        if "403 Forbidden" in str(error) or "401 Unauthorized" in str(error):  # so says a listing
-            raise StorageError(_refused(doing, error)) from error
-        raise StorageError(f"{doing}: {_first_line(error)}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(_full(doing, need_bytes)) from error
-        raise StorageError(f"{doing}: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    """What obstore says, without the debug dump below it."""
-    return str(error).partition("\n")[0]
-
-
-def _no_bucket(doing: str) -> str:
-    return f"{doing}: there is no such bucket: check the URL and the account"
-
-
-def _refused(doing: str, error: Exception) -> str:
-    return (
-        f"{doing}: refused; check the credentials in the environment (AWS_*) and their rights: "
-        + _first_line(error)
-    )
-
-
-def _full(doing: str, need_bytes: int | None) -> str:
-    need = "" if need_bytes is None else f" and {need_bytes:,} bytes are needed"
-    return f"{doing}: the disk is full{need}; free space, then `astrid resume`"
 
 
 def _schemes() -> str:

@@ -13,8 +13,9 @@ from zarr.core.array import AsyncArray
 from zarr.storage import StorePath
 
 from astrid_dist.errors import StorageError
+from astrid_dist.store.failures import storage_errors
 from astrid_dist.store.layouts import Variable
-from astrid_dist.store.locations import Location, storage_errors
+from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import METADATA, decode_document
 
 #: Small requests in flight at once.

@@ -10,7 +10,8 @@ from zarr.storage import MemoryStore
 
 from astrid_dist.errors import ConfigError, ResumeConflictError
 from astrid_dist.store import layouts
-from astrid_dist.store.locations import Location, storage_errors
+from astrid_dist.store.failures import storage_errors
+from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import METADATA, create_array, create_product, encode_document, read_document
 from astrid_dist.store.writing import cast_values, digest_values
 

@@ -15,8 +15,9 @@ from zarr.storage import WrapperStore
 
 from astrid_dist.errors import StorageError
 from astrid_dist.store import layouts
+from astrid_dist.store.failures import storage_errors
 from astrid_dist.store.layouts import Variable
-from astrid_dist.store.locations import Location, storage_errors
+from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import product_header
 
 Region = tuple[tuple[int, int], ...]

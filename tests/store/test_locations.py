@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from obstore.exceptions import GenericError
 
 from astrid_dist.errors import ConfigError, StorageError
-from astrid_dist.store.locations import Location, storage_errors
+from astrid_dist.store.failures import storage_errors
+from astrid_dist.store.locations import Location
 
 
 @pytest.fixture(params=["file", "memory"])
