@@ -118,12 +118,21 @@ def status(url: OutputUrl) -> None:
 
 
 @app.command()
-def resume(url: OutputUrl, cluster: Cluster = None) -> None:
+def resume(
+    url: OutputUrl,
+    cluster: Cluster = None,
+    give_up: Annotated[
+        bool, typer.Option(help="quarantine tasks that failed for good, and finish without them")
+    ] = False,
+) -> None:
     """Finish the job that was stopped on a product, exactly as it was planned."""
+    from astrid_dist.stages.run import give_up_failed, unfinished_job
     from astrid_dist.stages.run import resume as resume_job
-    from astrid_dist.stages.run import unfinished_job
 
     unfinished_job(url)
+    if give_up:
+        for key in give_up_failed(url):
+            print(f"given up: {key}")
     with _engine(cluster) as (engine, observers):
         _report(resume_job(url, engine, observers), url)
 

@@ -64,7 +64,7 @@ def attempt(output: str, job_id: str, task: str, key: str) -> None:
         outcome = load_task(task)(job.settings, ShardKey.parse(key))
         if not isinstance(outcome, TaskOutcome):
             raise TypeError(f"{task} returned {type(outcome).__name__} for {key}, expected a TaskOutcome")
-        ledger.mark(job.stage, key, _marker(job, key, outcome, time.perf_counter() - started))
+        ledger.mark(job.stage, key, make_marker(job, key, outcome, time.perf_counter() - started))
     except (Exception, SystemExit) as error:
         kind = error.kind if isinstance(error, AstridError) else "task"
         said = f"{type(error).__name__}: {error}"
@@ -103,7 +103,8 @@ def _job(output: str, job_id: str) -> Job:
     return job
 
 
-def _marker(job: Job, key: str, outcome: TaskOutcome, seconds: float) -> dict[str, Any]:
+def make_marker(job: Job, key: str, outcome: TaskOutcome, seconds: float) -> dict[str, Any]:
+    """Marker of a task that ended."""
     shards = {
         name: dict(shard)
         if isinstance(shard, Mapping)

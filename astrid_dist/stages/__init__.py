@@ -14,6 +14,8 @@ Every stage module offers
     runs on a worker; owns the whole shards of ``key`` and nothing else.
 ``commit(plan, markers)`` (optional)
     publishes newly finished keys while the job runs, on the driver, at most once a second.
+``give_up(settings, key, reason) -> TaskOutcome`` (optional)
+    what stands for a task that failed for good, when the user asks to go on without it.
 ``finalise(plan)``
     after the last key: tables, scalars, counts; on the driver. Returns digests of the shards it wrote.
 """

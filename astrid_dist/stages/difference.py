@@ -146,8 +146,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         reference = Location.parse(options.reference)
         pair = subtraction.open_pair(survey, reference, key.group, index, options.match_radius_px)
     except InputError as error:
-        scalars = subtraction.scalars_set_aside(survey, key.group, index, str(error))
-        return TaskOutcome(shards={}, scalars=scalars, quarantined=str(error))
+        return give_up(settings, key, str(error))
     core = shard_window(key.row, key.column, *pair.shape)
     outer = core.widened(pair.halo, *pair.shape)
     science = read_planes(pair.survey, outer, epoch=pair.index)
@@ -179,6 +178,14 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         },
         timings={"read": read - started, "compute": computed - read, "write": perf_counter() - computed},
     )
+
+
+def give_up(settings: Mapping[str, Any], key: ShardKey, reason: str) -> TaskOutcome:
+    """What stands for a shard that cannot be subtracted: a slot without data, and why."""
+    options = Settings.model_validate(settings)
+    survey, index = Location.parse(options.survey), resolved(options.epochs)[key.group][key.epoch]
+    scalars = subtraction.scalars_set_aside(survey, key.group, index, reason)
+    return TaskOutcome(shards={}, scalars=scalars, quarantined=reason)
 
 
 def finalise(plan: Plan) -> None:

@@ -281,10 +281,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 
     A frame that cannot be used leaves its slot without data, and says why.
     """
-    entry = Epoch.model_validate(settings["epochs"][str(key)])
-    scalars: dict[str, Any] = {"epoch_id": entry.epoch_id, "source": _source(entry)}
-    if entry.mjd is not None:
-        scalars |= {"mjd": entry.mjd, "time": microseconds(entry.mjd)}
+    entry, scalars = _entry(settings, key)
     if entry.problem:
         return _set_aside(scalars, entry, entry.problem)
     founder = settings["grids"].get(key.group.split("/")[0], {}).get("source", "")
@@ -321,6 +318,21 @@ def _source(entry: Epoch) -> str:
 
 def _named(source: str, hdu: int, alone: bool) -> str:
     return source if alone else f"{source}[{hdu}]"
+
+
+def _entry(settings: Mapping[str, Any], key: ShardKey) -> tuple[Epoch, dict[str, Any]]:
+    """A planned frame, and the scalars that are known before it is read."""
+    entry = Epoch.model_validate(settings["epochs"][str(key)])
+    scalars: dict[str, Any] = {"epoch_id": entry.epoch_id, "source": _source(entry)}
+    if entry.mjd is not None:
+        scalars |= {"mjd": entry.mjd, "time": microseconds(entry.mjd)}
+    return entry, scalars
+
+
+def give_up(settings: Mapping[str, Any], key: ShardKey, reason: str) -> TaskOutcome:
+    """What stands for a frame that killed its workers: a slot without data, and why."""
+    entry, scalars = _entry(settings, key)
+    return _set_aside(scalars, entry, reason)
 
 
 def _set_aside(scalars: Mapping[str, Any], entry: Epoch, reason: str) -> TaskOutcome:

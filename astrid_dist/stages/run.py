@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from astrid_dist.engine.attempt import make_marker
 from astrid_dist.engine.events import Observer
-from astrid_dist.engine.plan import Plan
+from astrid_dist.engine.keys import ShardKey
+from astrid_dist.engine.plan import Job, Plan
 from astrid_dist.engine.protocol import Engine
 from astrid_dist.engine.runner import RunSummary, run
 from astrid_dist.errors import ConfigError
@@ -113,6 +115,40 @@ def resume(url: str, engine: Engine, observers: Iterable[Observer] = ()) -> RunS
     """Finish the job that was stopped on a product, exactly as it was planned."""
     job = unfinished_job(url)
     return run_stage(job["stage"], {**job["settings"], "output": url}, engine, observers)
+
+
+def give_up_failed(url: str) -> list[str]:
+    """Quarantine the tasks that failed for good, so that `resume` finishes the job without them.
+
+    Returns
+    -------
+    list of str
+        Keys given up.
+
+    Raises
+    ------
+    ConfigError
+        There is nothing to resume, or the stage cannot do without any of its tasks.
+    """
+    location = Location.parse(url)
+    ledger, record = Ledger(location), unfinished_job(url)
+    stage = load_stage(record["stage"])
+    if not hasattr(stage, "give_up"):
+        raise ConfigError(
+            f"a {record['stage']} job cannot do without any of its tasks: mend the cause, then resume"
+        )
+    job = Job.from_dict(record)
+    given_up = []
+    with Lease(location.sibling(".ledger"), "give up failed tasks"):
+        finished = ledger.finished(job.stage)
+        for failure in ledger.failures(job.stage):
+            key = failure["key"]
+            if key not in finished:
+                reason = f"given up after {failure['attempts']} attempts: {failure['error']}"
+                outcome = stage.give_up(job.settings, ShardKey.parse(key), reason)
+                ledger.mark(job.stage, key, make_marker(job, key, outcome, 0.0))
+                given_up.append(key)
+    return given_up
 
 
 def reopen_damaged(url: str, keys: Iterable[str]) -> list[str]:

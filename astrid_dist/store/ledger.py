@@ -73,8 +73,8 @@ class Ledger:
                 raise ResumeConflictError(
                     f"{self.product} belongs to the unfinished job {other['id']} of {other['created']}; "
                     f"this job is {job_id}: its {_differences(other, job)} differ. Finish that one with "
-                    f"`astrid resume {self.product}`, choose another output, or delete the product and its "
-                    f"ledger"
+                    f"`astrid resume {self.product}` (--give-up leaves out what failed), or choose another "
+                    "output"
                 )
         record = {**job, "id": job_id, "digest": digest, "created": _now()}
         if not self._objects.create(f"jobs/{job_id}.json", _encode(record)):

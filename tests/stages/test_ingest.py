@@ -10,7 +10,7 @@ from astrid_dist.engine.serial import SerialEngine
 from astrid_dist.errors import ConfigError, IncompleteProductError, ResumeConflictError
 from astrid_dist.flags import Flag
 from astrid_dist.stages import exposure, ingest
-from astrid_dist.stages.run import plan_stage, resume, run_stage
+from astrid_dist.stages.run import give_up_failed, plan_stage, resume, run_stage
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_survey
@@ -226,6 +226,29 @@ def test_a_quarantined_frame_is_tried_again_only_when_asked(tmp_path, monkeypatc
     cube = open_survey(output)["east/r"]
     np.testing.assert_array_equal(cube["valid"], [False, False, True, True])
     assert ingest_into(output, paths, field="east", retry=True).done == 0
+
+
+def test_a_frame_that_kills_its_task_is_given_up_and_the_survey_goes_on(night, tmp_path, monkeypatch):
+    output, real, calls = tmp_path / "s.zarr", exposure.measure_psf, []
+
+    def dies_on_second(*given):
+        calls.append(given)
+        if 2 <= len(calls) <= 4:  # every attempt at the second frame; memory is not the frame's fault
+            raise MemoryError("no room")
+        return real(*given)
+
+    monkeypatch.setattr(exposure, "measure_psf", dies_on_second)
+    with pytest.raises(IncompleteProductError, match="astrid resume"):
+        ingest_into(output, [night / "*.fits"], field="east")
+    assert open_survey(output)["east/r"].sizes["epoch"] == 1
+    [key] = give_up_failed(str(output))
+    assert resume(str(output), SerialEngine()).skipped == 3
+    cube = open_survey(output)["east/r"]
+    np.testing.assert_array_equal(cube["valid"], [True, False, True])
+    assert str(cube["reason"].values[1]) == "given up after 3 attempts: MemoryError: no room"
+    assert key == "east/r/e000001/y00x00"
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        give_up_failed(str(output))
 
 
 def test_a_frame_that_breaks_the_measuring_is_set_aside_and_the_rest_goes_on(night, tmp_path, monkeypatch):
