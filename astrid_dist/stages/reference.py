@@ -79,9 +79,8 @@ def plan(settings: Settings) -> Plan:
         chosen[group] = choose_epochs(reader, settings.epochs, group)
         digests[group] = epochs_digest(reader, chosen[group])
         if len(chosen[group]) < 3:
-            warnings.append(
-                f"{group}: {len(chosen[group])} epochs cannot outvote a cosmic ray; three or more can"
-            )
+            count = len(chosen[group])
+            warnings.append(f"{group}: made of {count}; it takes three epochs to outvote a cosmic ray")
         height, width = field_shape(reader, "image")
         rows, columns = shard_grid({"y": height, "x": width}, "reference")
         blocks.append(KeyBlock(group, (-1,), rows, columns))
