@@ -65,6 +65,23 @@ def magnitudes_of_counts(
     return np.log10(low + (high - low) * rng.random(number)) / slope
 
 
+def _scatter(
+    rng: np.random.Generator,
+    mean_to_limit: float,
+    span_px: tuple[float, float],
+    slope: float,
+    limit: float,
+    bright: float,
+    faint: float,
+) -> tuple[Array, Array, Array]:
+    """Magnitudes, brightest first, and places of a Poisson number of objects."""
+    low, high, known = (10 ** (slope * mag) for mag in (bright, faint, limit))
+    number = int(rng.poisson(mean_to_limit * ((high - low) / (known - low))))
+    mag = np.sort(magnitudes_of_counts(rng, number, slope, bright, faint))
+    x, y = rng.uniform(*span_px, (2, number)) - 0.5
+    return mag, x, y
+
+
 def draw_stars(
     rng: np.random.Generator,
     size_px: int,
@@ -92,12 +109,8 @@ def draw_stars(
         Limits of the r magnitudes drawn.
     """
     mean = density_per_mpix * 1e-6 * (size_px + 2 * margin_px) ** 2
-    mean *= (10 ** (slope * faint) - 10 ** (slope * bright)) / (
-        10 ** (slope * limit) - 10 ** (slope * bright)
-    )
-    number = int(rng.poisson(mean))
-    mag = np.sort(magnitudes_of_counts(rng, number, slope, bright, faint))
-    x, y = rng.uniform(-margin_px, size_px + margin_px, (2, number)) - 0.5
+    mag, x, y = _scatter(rng, mean, (-margin_px, size_px + margin_px), slope, limit, bright, faint)
+    number = len(mag)
     return Stars(x, y, mag, rng.normal(0.7, 0.35, number))
 
 
@@ -120,12 +133,8 @@ def draw_galaxies(
     sizes of Shen et al. 2003 seen along the counts).
     """
     mean = density_per_mpix * 1e-6 * (size_px + 2 * margin_px) ** 2
-    mean *= (10 ** (slope * faint) - 10 ** (slope * bright)) / (
-        10 ** (slope * limit) - 10 ** (slope * bright)
-    )
-    number = int(rng.poisson(mean))
-    mag = np.sort(magnitudes_of_counts(rng, number, slope, bright, faint))
-    x, y = rng.uniform(-margin_px, size_px + margin_px, (2, number)) - 0.5
+    mag, x, y = _scatter(rng, mean, (-margin_px, size_px + margin_px), slope, limit, bright, faint)
+    number = len(mag)
     radius_arcsec = 1.0 * 10 ** (0.13 * (21 - mag) + rng.normal(0, 0.15, number))
     return Galaxies(
         x,

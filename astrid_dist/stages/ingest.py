@@ -27,17 +27,16 @@ from astrid_dist.stages.frames import (
     read_stored,
     without_duplicates,
 )
-from astrid_dist.store.layouts import variables
+from astrid_dist.stages.publishing import forget, publish
 from astrid_dist.store.ledger import Ledger, Marker
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
-from astrid_dist.store.templates import commit_epochs, create_group, create_product, grow, set_state
+from astrid_dist.store.templates import create_group, create_product, grow, set_state
 from astrid_dist.store.writing import ProductWriter
 from astrid_dist.surveys.profile import Profile, load_profile
 
 #: Bytes of memory per pixel of a frame; 95 measured at 2048x2048 with resampling, and a margin.
 BYTES_PER_PIXEL = 120
-_SCALARS = {name: one for name, one in variables("survey").items() if one.is_scalar}
 
 
 class Epoch(BaseModel):
@@ -244,7 +243,7 @@ def prepare(plan: Plan) -> None:
     """Create or open the survey and its groups, and grow their arrays once."""
     settings = Settings.model_validate(plan.job.settings)
     location, profile = Location.parse(settings.output), _profile(settings)
-    _pending.pop(_owner(plan), None)
+    forget(plan)
     create_product(location, "survey")
     ends: dict[str, int] = {}
     for key in plan.keys:
@@ -374,48 +373,11 @@ def _read(entry: Epoch, profile: Profile) -> Frame:
     return frame
 
 
-#: Markers of epochs that wait for one before them, by job; the driver's alone.
-_pending: dict[tuple[str, str], dict[ShardKey, Marker]] = {}
-
-
-def _owner(plan: Plan) -> tuple[str, str]:
-    return plan.job.output, plan.job.digest
-
-
 def commit(plan: Plan, markers: list[Marker]) -> None:
-    """Publish finished epochs up to the first that is not: their scalars, then the count."""
-    waiting = _pending.setdefault(_owner(plan), {})
-    groups: set[str] = set()
-    for marker in markers:
-        key = ShardKey.parse(marker["key"])
-        if key.epoch >= 0:
-            waiting[key] = marker
-            groups.add(key.group)
-    location = Location.parse(plan.job.output)
-    for group in sorted(groups):
-        start = ProductReader(location, group).epochs
-        ready: list[Marker] = []
-        while (key := ShardKey(group, start + len(ready))) in waiting:
-            ready.append(waiting[key])
-        if ready:
-            rows = {
-                name: [marker["scalars"].get(name, layout.fill_value) for marker in ready]
-                for name, layout in _SCALARS.items()
-            }
-            ProductWriter(location, group).write_scalars(_columns(rows), start)
-            commit_epochs(location, group, start + len(ready))
-        for key in [key for key in waiting if key.group == group and key.epoch < start + len(ready)]:
-            del waiting[key]
-
-
-def _columns(rows: Mapping[str, list[Any]]) -> dict[str, NDArray[Any]]:
-    """Lists of scalars as arrays of their layout's type."""
-    return {
-        name: np.array(values, dtype=object if _SCALARS[name].dtype == "string" else _SCALARS[name].dtype)
-        for name, values in rows.items()
-    }
+    """Publish finished epochs up to the first that is not."""
+    publish(plan, markers)
 
 
 def finalise(plan: Plan) -> None:
     """Forget what waited; every epoch is committed as it finishes."""
-    _pending.pop(_owner(plan), None)
+    forget(plan)
