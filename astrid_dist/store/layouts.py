@@ -12,8 +12,8 @@ from typing import Any
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag, StarFlag, cf_attributes
 
-#: Version of the layouts; a reader refuses a product of a later one.
-VERSION = 1
+#: Version of the layouts; a reader refuses a product of another one.
+VERSION = 2
 #: Side of a chunk, of the largest shard, of a quality tile and of a background mesh cell, pixels.
 CHUNK, SHARD, TILE, MESH_BOX = 256, 2048, 512, 64
 #: Stars kept per epoch.
@@ -206,6 +206,21 @@ _TILES = """
     score_mean | f4 | 1 | mean of the raw score away from sources
     score_std | f4 | 1 | standard deviation of the raw score away from sources
     n_peaks | i4 | 1 | peaks of the score above threshold
+    n_peaks_raw | i4 | 1 | the same before renormalisation
+    flux_ratio_scatter | f4 | 1 | scatter of flux_ratio between stars beyond their noise, a fraction
+    n_tile_stars | i4 | 1 | matched stars in the tile
+    fwhm_n | f4 | pixel | full width at half maximum of the science PSF
+    fwhm_r | f4 | pixel | full width at half maximum of the reference PSF
+    correlation_n | f4 | 1 | correlation of the noise of neighbouring pixels, science
+    correlation_r | f4 | 1 | correlation of the noise of neighbouring pixels, reference
+    match_chi2 | f4 | 1 | chi squared of star pixels in the difference
+    residual_ratio | f4 | 1 | mean over star footprints of abs(difference) over science light
+    residual_ratio_std | f4 | 1 | its standard deviation over stars
+    bad_fraction | f4 | 1 | pixels without data, of all
+    limiting_mag | f4 | mag | AB magnitude of a point source of SNR 5 in the difference
+    limiting_flux | f4 | electron | flux of a point source of SNR 5 in the difference
+    tile_quality | f4 | 1 | quality of the tile, 0 to 1
+    tile_verdict | i1 | | 0 red, 1 orange, 2 yellow, 3 green
 """
 
 
@@ -226,10 +241,18 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 """
                 gain | f4 | electron / count | electrons per raw count
                 read_noise | f4 | electron | read noise
+                gain_estimated | bool | | whether the gain was measured from the pixels, the header having none
                 sky | f4 | electron | median sky level
                 n_stars | i4 | 1 | stars in the star list
+                elongation | f4 | 1 | major over minor axis of the PSF
+                psf_chi2 | f4 | 1 | median chi squared per degree of freedom of the PSF stars
+                psf_stars | i4 | 1 | stars the PSF was made of; 0 where it is a Moffat
+                limiting_mag | f4 | mag | AB magnitude of a point source of SNR 5
+                bad_fraction | f4 | 1 | pixels without data, of all
                 """,
             ),
+            _table("epoch v u", "psf_residual | f4 | 1 | mean of what PSF stars leave, parts of their flux"),
+            _table("epoch tile_y tile_x", "psf_chi2_map | f4 | 1 | chi squared of PSF stars in a tile"),
         ]
     ),
     "reference": _group(

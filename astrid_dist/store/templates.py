@@ -259,10 +259,11 @@ def root_attributes(location: Location) -> dict[str, Any]:
     header = attributes.get("astrid")
     if not isinstance(header, dict) or "product" not in header:
         raise ConfigError(f"{location} is a Zarr store but no astrid product: check the URL")
-    if int(header["version"]) > layouts.VERSION:
+    version = int(header["version"])
+    if version != layouts.VERSION:
+        advice = "install a newer astrid-dist" if version > layouts.VERSION else "make it again from its inputs"
         raise ConfigError(
-            f"{location} has layout version {header['version']}, this astrid_dist reads up to"
-            f" {layouts.VERSION}: install a newer astrid-dist"
+            f"{location} has layout version {version}, this astrid_dist reads {layouts.VERSION}: {advice}"
         )
     return attributes
 
