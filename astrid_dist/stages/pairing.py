@@ -12,13 +12,15 @@ from astrid_dist.imaging.stars import StarList
 FEW_STARS = 8
 #: Below this many an offset is neither believed nor corrected.
 FEWEST_FOR_OFFSET = 4
+#: Offsets smaller than this are left to the astrometric noise, pixels.
+SMALLEST_SHIFT = 0.01
 #: Where both have this many stars, this part must match; chance alone matches a tenth.
 ENOUGH_TO_JUDGE, LEAST_MATCHED = 30, 0.25
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Epoch against reference: what the subtraction needs to know of both."""
+class Local:
+    """Epoch against reference at one place of the field: what the subtraction of a tile needs to know."""
 
     flux_ratio: float
     """Electrons of the epoch per electron of the reference, same star."""
@@ -26,25 +28,20 @@ class Comparison:
     flux_scatter: float
     """Scatter of the ratio between single stars beyond their noise, a fraction."""
     dx: float
-    """Stars of the epoch minus stars of the reference, pixels."""
+    """Stars of the epoch minus stars of the reference, pixels; NaN where not measured."""
     dy: float
     dx_err: float
     dy_err: float
-    scatter: float
-    """Scatter of single stars beyond their centroid noise, pixels per axis."""
-    n_matched: int
-    verdict: str
-    reason: str
+    scatter_x: float
+    """Scatter of single stars beyond their centroid noise, pixels."""
+    scatter_y: float
+    n_stars: int
+    """Matched stars within the tile."""
 
     @property
     def shift(self) -> tuple[float, float]:
-        """The offset worth correcting: measured by four stars or more and beyond three of its errors."""
-        if self.n_matched < FEWEST_FOR_OFFSET:
-            return 0.0, 0.0
-        return (
-            self.dx if abs(self.dx) > 3 * self.dx_err else 0.0,
-            self.dy if abs(self.dy) > 3 * self.dy_err else 0.0,
-        )
+        """The offset worth correcting: measured, beyond three of its errors and not too small to matter."""
+        return _worth_correcting(self.dx, self.dx_err), _worth_correcting(self.dy, self.dy_err)
 
     @property
     def flux_sigma(self) -> float:
@@ -52,10 +49,51 @@ class Comparison:
         return float(np.hypot(self.flux_ratio_err, self.flux_ratio * self.flux_scatter))
 
     def astrometric_sigma(self, fallback: float) -> tuple[float, float]:
-        """What is left of misregistration after correction, pixels (x, y); enters S_corr."""
-        if self.n_matched < FEWEST_FOR_OFFSET:
+        """What is left of misregistration after correction, pixels (x, y); enters S_corr.
+
+        Scatter of single stars, and the error of the offset or, if larger, the offset left uncorrected.
+        """
+        if not np.isfinite([self.dx, self.dy]).all():
             return fallback, fallback
-        return float(np.hypot(self.scatter, self.dx_err)), float(np.hypot(self.scatter, self.dy_err))
+        shift_x, shift_y = self.shift
+        return (
+            float(np.hypot(self.scatter_x, max(self.dx_err, abs(self.dx - shift_x)))),
+            float(np.hypot(self.scatter_y, max(self.dy_err, abs(self.dy - shift_y)))),
+        )
+
+
+def _worth_correcting(offset: float, error: float) -> float:
+    return offset if abs(offset) > max(3 * error, SMALLEST_SHIFT) else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison(Local):
+    """Epoch against reference over the whole field, as one value each; `at` says it place by place."""
+
+    verdict: str
+    reason: str
+
+    @property
+    def n_matched(self) -> int:
+        """Stars found in both."""
+        return self.n_stars
+
+    @property
+    def scatter(self) -> float:
+        """Scatter of single stars beyond their centroid noise, pixels per axis."""
+        return float(np.hypot(self.scatter_x, self.scatter_y) / np.sqrt(2))
+
+    def at(self, x: float, y: float, half_px: float) -> Local:
+        """The values for a tile centred at a pixel of the field.
+
+        Parameters
+        ----------
+        x, y : float
+            Centre of the tile, pixels of the field.
+        half_px : float
+            Half its side.
+        """
+        return self
 
 
 def compare(
@@ -64,11 +102,25 @@ def compare(
     zeropoints: tuple[float, float],
     radius_px: float,
     where: str,
+    shape: tuple[int, int] | None = None,
 ) -> Comparison:
     """Match stars and measure flux ratio and offset.
 
     With fewer than eight matched stars the flux ratio is that of the zero points where both are known, else
     the median ratio of the stars there are, and the verdict says "few stars".
+
+    Parameters
+    ----------
+    epoch, reference : StarList
+        On one pixel grid.
+    zeropoints : (float, float)
+        AB magnitude of one electron in epoch and reference; NaN where unknown.
+    radius_px : float
+        Largest distance of a pair.
+    where : str
+        Names the epoch in errors.
+    shape : (height, width), optional
+        Of the field, pixels: flux ratio and offset may then vary over it.
 
     Raises
     ------
@@ -90,6 +142,7 @@ def compare(
         measured = registration.measure_flux_ratio(epoch, reference, ia, ib)
         ratio, error = measured.ratio, measured.error
         spread = measured.scatter if n >= FEW_STARS else 0.0
+    if n >= FEWEST_FOR_OFFSET:
         offset = registration.measure_offset(epoch, reference, ia, ib)
         dx, dy, dx_err, dy_err, scatter = offset.dx, offset.dy, offset.dx_err, offset.dy_err, offset.scatter
     if n < FEW_STARS:
@@ -110,4 +163,6 @@ def compare(
             )
         if n < FEWEST_FOR_OFFSET:
             reason += "; offset not measured"
-    return Comparison(ratio, error, spread, dx, dy, dx_err, dy_err, scatter, n, verdict, reason)
+    return Comparison(
+        ratio, error, spread, dx, dy, dx_err, dy_err, scatter, scatter, n, verdict=verdict, reason=reason
+    )
