@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 from astrid_dist.errors import ConfigError
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader, checked_attributes, group_names
+from astrid_dist.surveys.thresholds import COLOURS
 
 
 def _as_list(value: Any) -> Any:
@@ -27,6 +28,16 @@ def _as_epochs(value: Any) -> Any:
     )
 
 
+def _as_quality(value: Any) -> Any:
+    if value in ("all", *_LEAST):
+        return value
+    raise ValueError(f"{value!r} is no quality: write all, or {', '.join(_LEAST)}")
+
+
+#: Settings of a least verdict, and how good that is.
+_LEAST = {f"min={colour}": COLOURS.index(colour) for colour in reversed(COLOURS[1:])}
+#: Setting: epochs of a difference by verdict: ``all``, ``min=green``, ``min=yellow`` or ``min=orange``.
+Quality = Annotated[str, BeforeValidator(_as_quality)]
 #: Setting: shell patterns of ``<field>/<band>`` groups; one alone needs no brackets.
 Groups = Annotated[list[str], BeforeValidator(_as_list)]
 #: Setting: which epochs; a resolved job holds indices by group.
@@ -151,6 +162,24 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
         f"{where} has no valid epoch {name!r}; it has {', '.join(close)}. "
         "Where only epochs of one group are named, say which: fields=<field>/<band>"
     )
+
+
+def epochs_of_quality(reader: ProductReader, quality: str) -> list[int]:
+    """Indices of a difference group's valid epochs whose verdict is at least as good as asked.
+
+    Parameters
+    ----------
+    reader : ProductReader
+        Group of a difference.
+    quality : str
+        A `Quality` setting. With ``all`` red ones are taken too, whatever their verdict.
+    """
+    valid = reader.read("valid", epoch=slice(0, reader.epochs))
+    if quality == "all":
+        return [int(index) for index in np.flatnonzero(valid)]
+    verdicts = reader.read("verdict", epoch=slice(0, reader.epochs)).tolist()
+    good = COLOURS[_LEAST[quality] :]
+    return [index for index, verdict in enumerate(verdicts) if valid[index] and verdict in good]
 
 
 def resolved(epochs: str | Sequence[str] | Mapping[str, Sequence[int]]) -> dict[str, list[int]]:

@@ -222,6 +222,41 @@ _TILES = """
     tile_quality | f4 | 1 | quality of the tile, 0 to 1
     tile_verdict | i1 | | 0 red, 1 orange, 2 yellow, 3 green
 """
+#: Metrics of a subtraction, as `astrid_dist.imaging.quality.METRICS` has them.
+_QUALITY = """
+    quality_score_std | f4 | 1 | standard deviation of the raw score away from sources
+    quality_score_mean | f4 | 1 | mean of the raw score away from sources
+    quality_peaks | f4 | Mpix-1 | peaks of S_corr above 5 per megapixel
+    quality_peaks_raw | f4 | Mpix-1 | the same before renormalisation
+    quality_displacement | f4 | pixel | displacement that stars still have in the difference
+    quality_residual_ratio | f4 | 1 | light that stars leave in the difference, of their own
+    quality_bad_fraction | f4 | 1 | pixels without usable data, of all
+    quality_depth_lost | f4 | mag | nominal depth minus the difference's
+    quality_transparency | f4 | 1 | flux ratio per ratio of exposure times
+    quality_matched_fraction | f4 | 1 | matched stars, of those that could be
+    quality_residual_ratio_std | f4 | 1 | standard deviation of residual_ratio over stars
+    quality_match_chi2 | f4 | 1 | chi squared of star pixels in the difference
+    quality_psf_width_error | f4 | 1 | error of the PSF's width that stars show in the difference
+    quality_flux_left | f4 | 1 | flux that stars still have in the difference, of their own
+    quality_dx | f4 | pixel | science minus reference, columns, before correction
+    quality_dy | f4 | pixel | science minus reference, rows, before correction
+    quality_offset_scatter | f4 | pixel | scatter of single stars in excess of centroid noise
+    quality_flux_ratio | f4 | 1 | flux scale of science over reference
+    quality_flux_ratio_scatter | f4 | 1 | scatter of flux_ratio between stars beyond their noise, a fraction
+    quality_saturated_fraction | f4 | 1 | saturated and bleeding pixels, of all
+    quality_limiting_mag | f4 | mag | AB magnitude of a point source of SNR 5 in the difference
+    quality_seeing | f4 | arcsec | full width at half maximum of the science PSF
+    quality_fwhm_n | f4 | pixel | full width at half maximum of the science PSF
+    quality_elongation | f4 | 1 | major over minor axis of the science PSF
+    quality_psf_chi2 | f4 | 1 | chi squared per degree of freedom of the PSF stars
+    quality_n_matched | f4 | 1 | stars matched between science and reference
+    quality_sky | f4 | electron | sky level of the science image
+    quality_sky_ratio | f4 | 1 | sky per second over the field's median
+    quality_sky_gradient | f4 | 1 | range of the sky over the image, in its noise per pixel
+    quality_renormalisation | f4 | 1 | empirical factor applied to the score
+    quality_correlation_n | f4 | 1 | correlation of the noise of neighbouring pixels, science
+    quality_correlation_r | f4 | 1 | correlation of the noise of neighbouring pixels, reference
+"""
 
 
 def _group(product: list[list[Variable]]) -> dict[str, Variable]:
@@ -286,6 +321,7 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 n_matched | i4 | 1 | stars matched between science and reference
                 """,
             ),
+            _table("epoch", _QUALITY),
         ]
     ),
     "candidates": _group(

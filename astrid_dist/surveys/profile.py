@@ -27,6 +27,7 @@ from pydantic import (
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag
+from astrid_dist.surveys.thresholds import Thresholds
 
 Unit = Literal["DN", "DN/s", "electron", "electron/s"]
 #: One keyword, or the keywords of several amplifiers that are combined (averaged; the lowest for saturation).
@@ -185,6 +186,9 @@ class Profile(_Model):
     keywords: Keywords = Keywords()
     bands: list[BandRule] = Field(default=[], description="first match wins; none: the keyword's first word")
     planes: Planes = Planes()
+    quality: Thresholds = Field(
+        Thresholds(), description="metric of a subtraction -> colour -> [lowest, highest], null for no limit"
+    )
     _path: str = PrivateAttr("")
 
     @property
@@ -228,6 +232,43 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise ConfigError(f"survey profile {where!r} is not valid: {details}") from error
     profile._path = where if _is_file(where) else ""
     return profile
+
+
+def resolve_thresholds(
+    profile: str | Profile, overrides: Mapping[str, Mapping[str, Any] | None] | None = None
+) -> Thresholds:
+    """Thresholds of a survey with those that a job says differently.
+
+    Parameters
+    ----------
+    profile : str or Profile
+        A profile, or its name as a survey product holds it; a name that is not shipped (a profile of the
+        user's own) has the generic thresholds.
+    overrides : mapping, optional
+        metric -> colour -> [lowest, highest]; a colour left out stays, None instead of colours: not judged.
+
+    Raises
+    ------
+    ConfigError
+        No such metric or colour, or ranges that do not lie within each other.
+    """
+    if isinstance(profile, str):
+        profile = load_profile(profile if profile in profile_names() else "generic")
+    try:
+        return Thresholds.model_validate(_merge(profile.quality.model_dump(), overrides or {}))
+    except ValidationError as error:
+        details = "; ".join(_explain_threshold(mistake) for mistake in error.errors())
+        raise ConfigError(f"quality thresholds are not valid: {details}") from error
+
+
+def _explain_threshold(mistake: Mapping[str, Any]) -> str:
+    said = ".".join(map(str, mistake["loc"]))
+    if mistake["type"] == "missing":
+        return f"{said} is missing: a metric needs green, yellow and orange"
+    if mistake["type"] != "extra_forbidden":
+        return f"{said}: {mistake['msg'].removeprefix('Value error, ')}"
+    close = difflib.get_close_matches(str(mistake["loc"][-1]), _known(Thresholds, mistake["loc"][:-1]), n=1)
+    return f"unknown key {said}" + (f", did you mean {close[0]}?" if close else "")
 
 
 def _chain(where: str) -> dict[str, dict[str, Any]]:

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from astrid_dist.errors import ConfigError, IncompleteProductError
-from astrid_dist.stages.selection import choose_epochs, epochs_digest, groups_of, resolved
+from astrid_dist.stages.selection import (
+    Quality,
+    choose_epochs,
+    epochs_digest,
+    epochs_of_quality,
+    groups_of,
+    resolved,
+)
 from astrid_dist.store.layouts import variables
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -28,7 +36,7 @@ def survey(tmp_path: Path) -> Location:
     for epoch, noise in enumerate([10.0, 4.0, 6.0, 8.0, 1.0]):
         writer.write("background_rms", {"epoch": epoch}, np.full((1, 1), noise, np.float32))
     rows = {
-        one.name: [""] * 5 if one.dtype == "string" else [1] * 5
+        one.name: [""] * 5 if one.dtype == "string" else [one.dtype == "bool" or 1] * 5
         for one in variables("survey").values()
         if one.is_scalar
     }
@@ -105,3 +113,27 @@ def test_settings_take_one_name_without_brackets_and_say_how_epochs_are_written(
     assert Settings(survey="s", output="o", fields="f1/g").fields == ["f1/g"]
     with pytest.raises(ValueError, match=r"2 names no epochs: write all, best:5"):
         Settings(survey="s", output="o", epochs=2)
+
+
+def test_a_quality_takes_valid_epochs_at_least_as_good(tmp_path: Path) -> None:
+    location = Location.parse(tmp_path / "difference.zarr")
+    create_product(location, "difference")
+    create_group(location, "difference", "f1/g", {"epoch": 0, "y": 64, "x": 64, "v": 9, "u": 9}, {})
+    verdicts = ["green", "red", "yellow", "orange", "green", "quarantined"]
+    grow(location, "difference", "f1/g", len(verdicts))
+    valid = [True, True, True, True, False, False]
+    ProductWriter(location, "f1/g").write_scalars({"verdict": verdicts, "valid": valid}, 0)
+    commit_epochs(location, "f1/g", len(verdicts))
+    reader = ProductReader(location, "f1/g")
+    taken = {
+        name: epochs_of_quality(reader, name) for name in ("all", "min=orange", "min=yellow", "min=green")
+    }
+    assert taken == {"all": [0, 1, 2, 3], "min=orange": [0, 2, 3], "min=yellow": [0, 2], "min=green": [0]}
+
+
+@pytest.mark.parametrize("wrong", ["green", "min=red", "min=blue", 3, None])
+def test_a_quality_that_is_none_says_which_there_are(wrong: object) -> None:
+    adapter = TypeAdapter(Quality)
+    with pytest.raises(ValidationError, match="write all, or min=green, min=yellow, min=orange"):
+        adapter.validate_python(wrong)
+    assert adapter.validate_python("min=green") == "min=green"
