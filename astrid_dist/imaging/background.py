@@ -21,6 +21,7 @@ _SOURCE_LEVEL = 0.75
 _SOURCE_SCALES_PX = (1.5, 4.0)  # cores, then wings and galaxies
 _GROW_PX = 3
 _MARGIN = 8  # cells of linear continuation: how the spline ends there is not felt on the frame
+_ROWS = 32  # of a window that are evaluated at a time
 
 
 def measure_background(image: NDArray[Any], mask: NDArray[Any], box: int = 64) -> tuple[Float32, Float32]:
@@ -94,13 +95,19 @@ def evaluate(mesh: NDArray[Any], box: int, y0: int, x0: int, height: int, width:
     partial = np.zeros((height, coefficients.shape[1]))
     for k in range(4):
         partial += coefficients[rows + k] * row_weights[k][:, None]
-    window = np.zeros((height, width))
-    for k in range(4):
-        window += np.take(partial, columns + k, axis=1) * column_weights[k]
     lowest = float(values.min())
-    if lowest > 0:
-        np.maximum(window, 0.5 * lowest, out=window)
-    return window.astype(np.float32)
+    window = np.empty((height, width), dtype=np.float32)
+    part, term = np.empty((2, _ROWS, width))
+    for top in range(0, height, _ROWS):  # few rows at a time stay in the cache
+        here = slice(top, min(top + _ROWS, height))
+        part, term = part[: here.stop - top], term[: here.stop - top]
+        part[:] = 0
+        for k in range(4):
+            np.take(partial[here], columns + k, axis=1, out=term, mode="clip")
+            term *= column_weights[k]
+            part += term
+        window[here] = np.maximum(part, 0.5 * lowest) if lowest > 0 else part
+    return window
 
 
 def _taps(start: int, count: int, box: int, boxes: int) -> tuple[NDArray[np.intp], Float64]:
