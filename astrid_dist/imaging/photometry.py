@@ -1,11 +1,12 @@
-"""PSF photometry at fixed places."""
+"""PSF photometry: forced at given places, and fitted with the places of all stars of a frame together."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse import linalg as splinalg
 
 from astrid_dist.errors import InputError
 from astrid_dist.flags import UNUSABLE
@@ -16,6 +17,7 @@ Float64 = NDArray[np.float64]
 
 _BATCH = 128
 _MIN_WEIGHT = 0.5
+_FIT_FWHM = 1.5  # radius within which stars are fitted: nearly all there is to know of them
 
 
 def forced_flux(
@@ -67,16 +69,19 @@ def fit_star_fluxes(
     image_minus_background: NDArray[Any],
     variance: NDArray[Any],
     mask: NDArray[Any],
-    psf_stamp: NDArray[Any],
+    psf_terms: NDArray[Any],
     stars: StarList,
     *,
+    order: int = 0,
+    oversampling: int = 1,
     rounds: int = 3,
 ) -> StarList:
-    """Star list with PSF fluxes instead of aperture fluxes, neighbours in the list taken away.
+    """Star list with PSF fluxes and places instead of aperture fluxes and centroids, blends taken apart.
 
-    Each round subtracts all stars and measures each on what is left, so that blends separate. Ratios of
-    fluxes fitted with each epoch's own PSF are those that cancel a star in that epoch's subtraction,
-    however its PSF's wings are normalised; use them for flux ratios, above all in crowded fields.
+    All stars are fitted together (Stetson 1987, section III.D), each within 1.5 FWHM, so that neighbours
+    neither pull a place nor add to a flux. Ratios of fluxes fitted with each epoch's own PSF are those that
+    cancel a star in that epoch's subtraction, however its PSF's wings are normalised; use them for flux
+    ratios, above all in crowded fields.
 
     Parameters
     ----------
@@ -84,58 +89,151 @@ def fit_star_fluxes(
         Electrons and electrons squared.
     mask : (y, x) uint16
         Bits of `Flag`.
-    psf_stamp : (v, u)
-        Unit sum, centred on the middle pixel, odd sides.
+    psf_terms : (v, u) or (n_term, side, side)
+        A stamp for the whole field, or `Psf.terms`, whose `order` and `oversampling` are then given too.
     stars : StarList
-        From `stars.measure_stars`; places and flags are kept.
+        From `stars.measure_stars`.
     rounds : int
-        Of subtracting and measuring again, after the first measurement.
+        Of subtracting all stars and correcting each by what is left.
 
     Returns
     -------
     StarList
-        Brightest first; a star that cannot be measured keeps its aperture flux.
+        Brightest first; a star less than half of whose light is on usable pixels stays as it was.
     """
     if len(stars) == 0:
         return stars
-    stamp = _trim(psf_stamp)
-    flux, error = forced_flux(image_minus_background, variance, mask, stamp, stars.x, stars.y)
-    measured = np.isfinite(flux)
-    flux = np.where(measured, flux, stars.flux)
-    error = np.where(measured, error, stars.flux_err)
-    for _ in range(rounds):
-        left = image_minus_background - _render(image_minus_background.shape, stamp, stars, flux)
-        change, _ = forced_flux(left, variance, mask, stamp, stars.x, stars.y)
-        flux = flux + np.nan_to_num(change)
-    order = np.argsort(-flux, kind="stable")
+    terms = psf_terms if psf_terms.ndim == 3 else psf_terms[None]
+    scene = Scene.of(image_minus_background, variance, mask)
+    fit = fit_scene(scene, terms, order, oversampling, Places(stars.x, stars.y, stars.flux), rounds)
+    error = np.where(np.isfinite(fit.error), fit.error, stars.flux_err)
+    ranks = np.argsort(-fit.flux, kind="stable")
     return replace(
         stars,
-        x=stars.x[order],
-        y=stars.y[order],
-        flux=flux[order].astype(np.float32),
-        flux_err=error[order].astype(np.float32),
-        flags=stars.flags[order],
+        x=fit.x[ranks],
+        y=fit.y[ranks],
+        flux=fit.flux[ranks].astype(np.float32),
+        flux_err=error[ranks].astype(np.float32),
+        flags=stars.flags[ranks],
     )
 
 
-def _render(
-    shape: tuple[int, ...], stamp: NDArray[Any], stars: StarList, flux: Float64
+@dataclass(frozen=True)
+class Scene:
+    """A frame made ready for fits: `image` (0 where unusable), `variance`, `weight` (0 where unusable)."""
+
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    weight: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, image: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any]) -> "Scene":
+        """From a background-subtracted frame; weights take the variance averaged over 3x3 pixels."""
+        usable = np.isfinite(image) & np.isfinite(variance) & (variance > 0) & ((mask & int(UNUSABLE)) == 0)
+        noise = np.where(usable, variance, 0).astype(np.float32)
+        share = ndimage.uniform_filter(usable.astype(np.float32), 3)
+        smooth = ndimage.uniform_filter(noise, 3) / np.maximum(share, 0.1)
+        weight = np.where(usable, 1 / np.maximum(smooth, 1e-30), 0).astype(np.float32)
+        return cls(np.where(usable, image, 0).astype(np.float32), noise, weight)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Stars in a fit: `x`, `y` in pixels, `flux` and its `error` in electrons (NaN: could not be fitted)."""
+
+    x: Float64
+    y: Float64
+    flux: NDArray[Any]
+    error: Float64 = field(default_factory=lambda: np.zeros(0))
+
+
+def fit_scene(
+    scene: Scene, terms: NDArray[Any], order: int, oversampling: int, stars: Places, rounds: int
+) -> Places:
+    """Fluxes and places of all stars together; parameters as `fit_star_fluxes`."""
+    terms = trimmed(terms, oversampling)
+    fwhm_px = psf.fwhm_of(terms[0]) / oversampling
+    half = min(max(int(np.ceil(_FIT_FWHM * fwhm_px)), 1), terms.shape[1] // 2 // oversampling)
+    disc = psf.radius_of(2 * half + 1) <= max(_FIT_FWHM * fwhm_px, 1.5)
+    v, u = (offset - half for offset in np.nonzero(disc))
+    shape = scene.image.shape
+    x, y, flux = (np.array(p, dtype=np.float64) for p in (stars.x, stars.y, stars.flux))
+    error = np.full(len(x), np.nan)
+    for _ in range(rounds):
+        left = scene.image - render(shape, terms, order, oversampling, Places(x, y, flux))
+        model = psf.profiles(terms, order, oversampling, x, y, shape, half)[:, :, disc]
+        rows, columns = np.rint(y).astype(int)[:, None] + v, np.rint(x).astype(int)[:, None] + u
+        inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+        flat = np.where(inside, rows * shape[1] + columns, 0)
+        weight = np.where(inside, scene.weight.ravel()[flat], 0)
+        share = (model[0] * (weight > 0)).sum(axis=1) / model[0].sum(axis=1)
+        whole = share >= _MIN_WEIGHT
+        weight = weight * whole[:, None]
+        norm = (weight * model[0] ** 2).sum(axis=1, dtype=np.float64)
+        noise = (weight**2 * model[0] ** 2 * scene.variance.ravel()[flat]).sum(axis=1, dtype=np.float64)
+        error = np.where(whole, np.sqrt(noise) / np.where(whole, norm, 1), np.nan)
+        moving = whole & (flux > 0)
+        model[1:] *= np.where(moving, flux, 0).astype(np.float32)[:, None]
+        step = _solve(left, weight, flat, model)
+        limit = 0.3 * fwhm_px
+        moved_x, moved_y = (p + np.clip(d, -limit, limit) for p, d in ((x, step[1]), (y, step[2])))
+        strayed = np.hypot(moved_x - stars.x, moved_y - stars.y) > max(0.5 * fwhm_px, 1.0)
+        x, y = np.where(strayed, stars.x, moved_x), np.where(strayed, stars.y, moved_y)
+        flux = flux + step[0]
+    return Places(x, y, flux, error)
+
+
+def _solve(
+    left: NDArray[np.float32], weight: NDArray[Any], flat: NDArray[np.intp], model: NDArray[np.float32]
+) -> Float64:
+    """(3, n) corrections of flux, x and y by which stars together explain what is left, least squares.
+
+    `weight`, `flat` (n, pixel) and `model` (3, n, pixel) are the pixels of each star; stars share pixels.
+    """
+    root = np.sqrt(weight)
+    columns = model * root
+    scale = np.sqrt((columns.astype(np.float64) ** 2).sum(axis=2))
+    scale = np.where(scale > 0, scale, 1)
+    touched, rows = np.unique(flat, return_inverse=True)
+    count, size = columns.shape[1], columns.shape[2]
+    ends = np.arange(0, 3 * count * size + 1, size)
+    matrix = sparse.csc_array(
+        ((columns / scale[:, :, None]).ravel(), np.tile(rows.ravel(), 3), ends),
+        shape=(len(touched), 3 * count),
+    )
+    shared = np.zeros(len(touched), dtype=np.float32)
+    shared[rows.ravel()] = root.ravel()
+    found = splinalg.lsqr(matrix.tocsr(), left.ravel()[touched] * shared, damp=1e-2, atol=1e-4, iter_lim=30)
+    return np.asarray(found[0].reshape(3, count) / scale)
+
+
+def render(
+    shape: tuple[int, ...], terms: NDArray[Any], order: int, oversampling: int, stars: Places
 ) -> NDArray[np.float32]:
-    """Image of the stars alone."""
-    half_v, half_u = stamp.shape[0] // 2, stamp.shape[1] // 2
-    canvas = np.zeros((shape[0] + 2 * half_v, shape[1] + 2 * half_u), dtype=np.float32)
+    """Image of the stars alone; those whose middle is off the frame are left out."""
+    half = terms.shape[1] // 2 // oversampling
+    side = 2 * half + 1
+    canvas = np.zeros((shape[0] + 2 * half, shape[1] + 2 * half), dtype=np.float32)
     column, row = np.rint(stars.x).astype(int), np.rint(stars.y).astype(int)
-    for start in range(0, len(stars), _BATCH):
-        part = range(start, min(start + _BATCH, len(stars)))
-        profiles = psf.shift(stamp, stars.x[part] - column[part], stars.y[part] - row[part])
-        for i, profile in zip(part, profiles, strict=True):
-            y0, x0 = row[i], column[i]  # the canvas begins half a stamp before the frame
-            if not (0 <= y0 < shape[0] and 0 <= x0 < shape[1]):
-                continue  # a centroid that ran off the frame
-            canvas[y0 : y0 + stamp.shape[0], x0 : x0 + stamp.shape[1]] += (flux[i] * profile).astype(
-                np.float32
-            )
-    return canvas[half_v : half_v + shape[0], half_u : half_u + shape[1]]
+    on_frame = np.flatnonzero((row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1]))
+    for start in range(0, len(on_frame), _BATCH):
+        part = on_frame[start : start + _BATCH]
+        made = psf.profiles(terms, order, oversampling, stars.x[part], stars.y[part], shape)[0]
+        made *= np.asarray(stars.flux, np.float32)[part, None, None]
+        for i, profile in zip(part.tolist(), made, strict=True):
+            # The canvas begins half a stamp before the frame.
+            canvas[row[i] : row[i] + side, column[i] : column[i] + side] += profile
+    return canvas[half : half + shape[0], half : half + shape[1]]
+
+
+def trimmed(terms: NDArray[Any], oversampling: int) -> NDArray[Any]:
+    """Terms (n_term, side, side) without the border that is zero all round (beyond the taper)."""
+    side = terms.shape[1]
+    _, v, u = np.nonzero(terms)
+    reach = int(max(np.abs(v - side // 2).max(initial=0), np.abs(u - side // 2).max(initial=0)))
+    reach = min(-(-reach // oversampling) * oversampling, side // 2)
+    part = slice(side // 2 - reach, side // 2 + reach + 1)
+    return terms[:, part, part]
 
 
 def _trim(stamp: NDArray[Any]) -> NDArray[Any]:

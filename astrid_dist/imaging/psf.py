@@ -1,51 +1,96 @@
-"""The point-spread function of an epoch: measured from stars, evaluated and shifted."""
+"""The point-spread function of an epoch as a model: Legendre terms over the field, evaluated and shifted.
+
+Stamps are odd squares centred on their middle pixel. With an oversampling of s a stamp has s samples to a
+pixel and `stamp_side` of a side; every s-th one, counted from the middle, is what the pixels see of a star in
+the middle of a pixel. `psf_fit` measures it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize
 from scipy.interpolate import BSpline
-from scipy.spatial import cKDTree
 
 from astrid_dist.errors import InputError
-from astrid_dist.flags import UNUSABLE
-
-if TYPE_CHECKING:
-    from astrid_dist.imaging.stars import StarList
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-MIN_STARS = 8
-_MIN_SNR = 20.0
-_MAX_STARS = 150
-_TAPER_FWHM = (
-    2.5,
-    4.0,
-)  # the same multiples at every seeing: then "total flux" means the same in every epoch
-_SMOOTH_FWHM = 1.5  # beyond this radius the wings are the mean of a ring: pixels there are noise
-_MODEL_ERROR = 0.03  # of the PSF's value: what a constant PSF may be wrong by
+# Wings end at the same multiples of every seeing: then "total flux" means the same in every epoch.
+_TAPER_FWHM = (2.5, 4.0)
 _SPLINE = BSpline.basis_element(np.arange(-3.0, 4.0), extrapolate=False)  # quintic
+_SLOPE = _SPLINE.derivative()
+
+
+def _none() -> Float64:
+    return np.zeros(0)
 
 
 @dataclass(frozen=True)
 class Psf:
-    """PSF of one epoch as Legendre terms of stamps; `fallback` if stars were too few and it is a Moffat."""
+    """PSF of one epoch."""
 
     terms: Float32
+    """(n_terms(order), side, side): L_i(x) L_j(y); the first sums to 1 at the pixels, the others to 0."""
     order: int
+    """Highest i + j that there is room for; terms that the stars do not support are zero."""
+    oversampling: int
     n_stars: int
+    """Stars it was made of, or that there were if they were too few."""
     fwhm_px: float
+    """Full width at half maximum in the middle of the field, pixels."""
+    elongation: float
+    """Major over minor axis in the middle of the field."""
     chi2: float
+    """Median over the stars of chi-square per degree of freedom within one FWHM; NaN for a fallback."""
+    residual: Float32
+    """(side, side) mean over the stars of what the model leaves, in parts of a star's flux."""
     fallback: bool = False
+    """Whether the stars were too few and it is a Moffat."""
+    reason: str = ""
+    """Why it is a fallback or of lower order than asked; empty if all is well."""
+    star_x: Float64 = field(default_factory=_none)
+    """(n_stars,) pixels; with `star_y`, `star_chi2` one row per star it was made of."""
+    star_y: Float64 = field(default_factory=_none)
+    star_chi2: Float64 = field(default_factory=_none)
+
+    def chi2_map(self, shape: tuple[int, int], tile_px: int) -> Float32:
+        """Median chi-square of the stars in each tile of a field of (height, width); NaN where none is."""
+        rows, columns = (-(-side // tile_px) for side in shape)
+        tile_y = np.clip(np.rint(self.star_y).astype(int) // tile_px, 0, rows - 1)
+        tile_x = np.clip(np.rint(self.star_x).astype(int) // tile_px, 0, columns - 1)
+        found = np.full((rows, columns), np.nan, dtype=np.float32)
+        for row, column in set(zip(tile_y.tolist(), tile_x.tolist(), strict=True)):
+            found[row, column] = np.median(self.star_chi2[(tile_y == row) & (tile_x == column)])
+        return found
 
 
-def moffat(fwhm_px: float, box: int, beta: float = 3.5) -> Float32:
+def n_terms(order: int) -> int:
+    """Terms of a PSF whose highest i + j is `order`."""
+    return (order + 1) * (order + 2) // 2
+
+
+def stamp_side(box: int, oversampling: int) -> int:
+    """Samples along a side of a stamp that covers a box of pixels; odd, as the box is."""
+    return oversampling * (box - 1) + 1
+
+
+def legendre_weights(order: int, x: ArrayLike, y: ArrayLike, shape: tuple[int, ...]) -> Float64:
+    """(n, n_terms) values of L_i(x) L_j(y) at pixels of a field (height, width), sorted by i + j, then i."""
+    along_y, along_x = (
+        legendre.legvander(2 * np.atleast_1d(np.asarray(p, float)) / max(n - 1, 1) - 1, order)
+        for p, n in ((y, shape[0]), (x, shape[1]))
+    )
+    pairs = [(i, total - i) for total in range(order + 1) for i in range(total + 1)]
+    return np.column_stack([along_x[:, i] * along_y[:, j] for i, j in pairs])
+
+
+def moffat(fwhm_px: float, box: int, beta: float = 3.5, oversampling: int = 1) -> Float32:
     """Moffat (1969) profile sampled at pixel centres, tapered, unit sum.
 
     Parameters
@@ -53,30 +98,34 @@ def moffat(fwhm_px: float, box: int, beta: float = 3.5) -> Float32:
     fwhm_px : float
         Full width at half maximum in pixels, of the profile as the pixels see it.
     box : int
-        Side of the stamp, odd.
+        Side of the stamp in pixels, odd.
     beta : float
         Slope of the wings.
+    oversampling : int
+        Samples to a pixel.
 
     Returns
     -------
-    (box, box) float32
-        Centred on the middle pixel.
+    (side, side) float32
+        Centred on the middle sample; the samples at pixels sum to 1.
     """
     if not (np.isfinite(fwhm_px) and fwhm_px > 0) or box % 2 == 0:
         raise InputError(
             f"a Moffat of FWHM {fwhm_px} px in a box of {box}: need a positive width and an odd box"
         )
-    radius = _radius(box)
-    stamp = (1 + (radius / _moffat_core(fwhm_px, beta)) ** 2) ** -beta * _taper(box, fwhm_px)
-    return np.asarray(stamp / stamp.sum(), dtype=np.float32)
+    side, width = stamp_side(box, oversampling), oversampling * fwhm_px
+    stamp = (1 + (radius_of(side) / _moffat_core(width, beta)) ** 2) ** -beta * taper(side, width)
+    return np.asarray(stamp / stamp[::oversampling, ::oversampling].sum(), dtype=np.float32)
 
 
-def evaluate(terms: NDArray[Any], order: int, x: float, y: float, shape: tuple[int, int]) -> Float32:
-    """PSF at one place of the field from its Legendre terms.
+def evaluate(
+    terms: NDArray[Any], order: int, x: float, y: float, shape: tuple[int, int], oversampling: int = 1
+) -> Float32:
+    """PSF at one place of the field, as the pixels see a star in the middle of one.
 
     Parameters
     ----------
-    terms : (n_term, v, u)
+    terms : (n_term, side, side)
         Terms L_i(x) L_j(y), i + j <= order, sorted by i + j, then i.
     order : int
         Highest i + j.
@@ -84,19 +133,65 @@ def evaluate(terms: NDArray[Any], order: int, x: float, y: float, shape: tuple[i
         Pixels of the field.
     shape : (height, width)
         Of the field, which is scaled to -1 .. 1.
+    oversampling : int
+        Samples of the terms to a pixel.
 
     Returns
     -------
-    (v, u) float32
+    (box, box) float32
     """
-    needed = (order + 1) * (order + 2) // 2
-    if terms.ndim != 3 or terms.shape[0] != needed:
-        raise InputError(f"PSF terms are {terms.shape}, order {order} needs ({needed}, v, u)")
-    scaled = [2 * p / max(n - 1, 1) - 1 for p, n in ((x, shape[1]), (y, shape[0]))]
-    along_x, along_y = (legendre.legvander(np.array([s]), order)[0] for s in scaled)
-    pairs = [(i, total - i) for total in range(order + 1) for i in range(total + 1)]
-    weights = np.array([along_x[i] * along_y[j] for i, j in pairs])
-    return np.tensordot(weights, np.asarray(terms, dtype=np.float64), axes=1).astype(np.float32)
+    fine = stamps_at(terms, order, x, y, shape)[0]
+    return np.ascontiguousarray(fine[::oversampling, ::oversampling])
+
+
+def stamps_at(terms: NDArray[Any], order: int, x: ArrayLike, y: ArrayLike, shape: tuple[int, ...]) -> Float32:
+    """(n, side, side) PSF at n places of the field, at its own sampling; parameters as `evaluate`."""
+    if terms.ndim != 3 or terms.shape[0] != n_terms(order):
+        raise InputError(f"PSF terms are {terms.shape}, order {order} needs ({n_terms(order)}, v, u)")
+    weights = legendre_weights(order, x, y, shape).astype(np.float32)
+    return np.tensordot(weights, np.asarray(terms, dtype=np.float32), axes=1)
+
+
+def profiles(
+    terms: NDArray[Any],
+    order: int,
+    oversampling: int,
+    x: ArrayLike,
+    y: ArrayLike,
+    shape: tuple[int, ...],
+    half: int | None = None,
+) -> Float32:
+    """Stars of unit flux as the pixels see them, and how they change as a star moves.
+
+    Parameters
+    ----------
+    terms, order, oversampling, shape
+        As in `evaluate`.
+    x, y : (n,)
+        Places of the stars in pixels.
+    half : int, optional
+        The slopes are wanted too, and all of it only within so many rows and columns of the middle.
+
+    Returns
+    -------
+    (1 or 3, n, v, u) float32
+        Profiles about the pixel nearest to each star; then, with `half`, their slopes along x and y, per
+        pixel.
+    """
+    x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+    content = _spline_content(_filtered(terms)).astype(np.float32)
+    if half is not None and (cut := terms.shape[1] // 2 - half * oversampling) > 0:
+        content = content[:, cut:-cut, cut:-cut]
+    content = stamps_at(content, order, x, y, shape)
+    (at_x, slope_x), (at_y, slope_y) = (
+        _shift_weights(oversampling * (place - np.rint(place))) for place in (x, y)
+    )
+    rows = _along(content, at_y, 1, oversampling)
+    made = [_along(rows, at_x, 2, oversampling)]
+    if half is not None:
+        made.append(oversampling * _along(rows, slope_x, 2, oversampling))
+        made.append(oversampling * _along(_along(content, slope_y, 1, oversampling), at_x, 2, oversampling))
+    return np.stack(made)
 
 
 def shift(stamps: NDArray[Any], dx: ArrayLike, dy: ArrayLike) -> Float64:
@@ -117,19 +212,42 @@ def shift(stamps: NDArray[Any], dx: ArrayLike, dy: ArrayLike) -> Float64:
     if max(np.abs(along_x).max(initial=0), np.abs(along_y).max(initial=0)) > 1:
         raise InputError("a stamp is shifted by less than a pixel; cut it at the nearest pixel first")
     content = np.asarray(stamps, dtype=np.float64)
-    content = content[None] if content.ndim == 2 else content
+    content = _spline_content(_filtered(content[None] if content.ndim == 2 else content))
+    rows = _along(content, _shift_weights(along_y)[0], 1)
+    return np.asarray(_along(rows, _shift_weights(along_x)[0], 2), dtype=np.float64)
+
+
+def _filtered(stamps: NDArray[Any]) -> NDArray[Any]:
+    """Coefficients of the quintic splines through stamps (n, v, u)."""
+    content = np.asarray(stamps, dtype=np.float64)
     for axis in (1, 2):
         content = ndimage.spline_filter1d(content, order=5, axis=axis, mode="mirror")
-    content = np.pad(content, ((0, 0), (3, 3), (3, 3)), mode="reflect")
-    height, width = content.shape[1] - 6, content.shape[2] - 6
-    weights_y, weights_x = _shift_weights(along_y), _shift_weights(along_x)
-    n = max(len(content), len(along_x))
-    rows, moved = np.zeros((n, height, width + 6)), np.zeros((n, height, width))
-    for k in range(7):
-        rows += weights_y[:, k, None, None] * content[:, k : k + height, :]
-    for k in range(7):
-        moved += weights_x[:, k, None, None] * rows[:, :, k : k + width]
-    return moved
+    return content
+
+
+def _spline_content(coefficients: NDArray[Any]) -> NDArray[Any]:
+    return np.pad(coefficients, ((0, 0), (3, 3), (3, 3)), mode="reflect")
+
+
+def _along(content: NDArray[Any], weights: Float64, axis: int, step: int = 1) -> NDArray[Any]:
+    """Sums of seven neighbours along one axis, padded by three, at every step-th place."""
+    taps = weights.astype(content.dtype)[:, :, None, None]
+    reach = content.shape[axis] - 6
+    parts = [slice(k, k + reach, step) for k in range(7)]
+    taken = [content[:, part, :] if axis == 1 else content[:, :, part] for part in parts]
+    total: NDArray[Any] = taps[:, 0] * taken[0]
+    for k in range(1, 7):
+        total += taps[:, k] * taken[k]
+    return total
+
+
+def _shift_weights(delta: Float64) -> tuple[Float64, Float64]:
+    """Quintic B-spline weights (n, 7) of the samples around one that looks back by `delta`; their slopes."""
+    t = -delta[:, None] - np.arange(-3, 4)[None, :]
+    return (
+        np.nan_to_num(np.asarray(_SPLINE(t), dtype=np.float64)),
+        -np.nan_to_num(np.asarray(_SLOPE(t), dtype=np.float64)),
+    )
 
 
 def centroid(stamp: NDArray[Any], fwhm_px: float) -> tuple[float, float]:
@@ -195,200 +313,45 @@ def fwhm_of(stamp: NDArray[Any]) -> float:
     return fit_moffat_width(radius[near], values[near], guess)
 
 
-def measure_psf(
-    image_minus_background: NDArray[Any],
-    variance: NDArray[Any],
-    mask: NDArray[Any],
-    stars: StarList,
-    box: int,
-    fwhm_px: float,
-) -> Psf:
-    """PSF of an epoch from its isolated, unsaturated stars of SNR >= 20; constant over the field.
+def elongation_of(stamp: NDArray[Any]) -> float:
+    """Major over minor axis of a PSF stamp, from moments weighted by the Gaussian that matches them.
 
-    Stamps are shifted to the middle pixel with quintic splines, scaled to unit flux and combined with
-    clipping; then what the model, shifted back, leaves of each star is combined and added, which takes out
-    the smoothing of the first shift. Wings are averaged in rings and tapered with a cosine bell. Below
-    eight stars it is a Moffat of the given width.
-
-    Parameters
-    ----------
-    image_minus_background, variance : (y, x) float32
-        Electrons and electrons squared.
-    mask : (y, x) uint16
-        Bits of `Flag`.
-    stars : StarList
-        From `stars.measure_stars` on the same frame.
-    box : int
-        Side of the stamp, odd.
-    fwhm_px : float
-        FWHM from `stars.estimate_fwhm`, or the header's.
-
-    Returns
-    -------
-    Psf
-        Term 0 sums to 1 and its windowed centroid is the middle pixel; chi2 is the median over stars of
-        chi-square per pixel within one FWHM.
+    Adaptive moments of Bernstein & Jarvis (2002), so that noise in the wings does not count.
     """
-    fallback = moffat(fwhm_px, box)
-    chosen = _choose(stars, image_minus_background.shape, box, fwhm_px)
-    stamps, weights, chosen = _cut(image_minus_background, variance, mask, stars, chosen, box, fwhm_px)
-    if len(chosen) < MIN_STARS:
-        return Psf(fallback[None], 0, len(chosen), fwhm_px, float("nan"), True)
-    dx, dy = stars.x[chosen] - np.rint(stars.x[chosen]), stars.y[chosen] - np.rint(stars.y[chosen])
-    stamp = fallback.astype(np.float64)
-    keep = np.ones(len(chosen), dtype=bool)
-    chi2 = np.zeros(len(chosen))
-    for step in range(4):
-        models = shift(stamp, dx, dy)
-        fluxes, floors, chi2, misfit = _fit_stars(stamps, weights, models, fwhm_px)
-        keep = (fluxes > 0) & (misfit < max(5 * float(np.median(misfit)), 5.0))
-        if keep.sum() < MIN_STARS:
-            return Psf(fallback[None], 0, int(keep.sum()), fwhm_px, float("nan"), True)
-        scale = fluxes[keep, None, None]
-        left = (stamps[keep] - floors[keep, None, None]) / scale - models[keep]
-        # No star may outweigh the typical one by much: the brightest few would be the PSF, wherever they are.
-        snr = np.sqrt((weights * models**2).sum(axis=(1, 2)))[keep] * fluxes[keep]
-        cap = np.maximum(snr / (1.5 * np.median(snr)), 1.0)[:, None, None]
-        variances = cap**2 / np.maximum(weights[keep] * scale**2, 1e-30) + (_MODEL_ERROR * models[keep]) ** 2
-        bad = weights[keep] == 0
-        left = shift(np.where(bad, 0.0, left), -dx[keep], -dy[keep])
-        bad = ndimage.maximum_filter(bad, size=(1, 3, 3))
-        update = _combine(left, variances, bad, first=step == 0)
-        stamp = _finish(stamp + update, fwhm_px)
-    width = fwhm_of(stamp)
-    if not np.isfinite(width):
-        return Psf(fallback[None], 0, int(keep.sum()), fwhm_px, float("nan"), True)
-    return Psf(stamp.astype(np.float32)[None], 0, int(keep.sum()), width, float(np.median(chi2[keep])))
-
-
-def _choose(stars: StarList, shape: tuple[int, ...], box: int, fwhm_px: float) -> NDArray[np.intp]:
-    """Brightest clean stars whose neighbours in the list are far or faint."""
-    snr = stars.flux / stars.flux_err
-    margin = min(box // 2, int(np.ceil(2.5 * fwhm_px)))
-    inside = (stars.x >= margin) & (stars.x <= shape[1] - 1 - margin)
-    inside &= (stars.y >= margin) & (stars.y <= shape[0] - 1 - margin)
-    usable = np.flatnonzero((stars.flags == 0) & (snr >= _MIN_SNR) & inside)
-    if len(usable) == 0:
-        return usable
-    tree = cKDTree(np.column_stack([stars.x, stars.y]))
-    near = tree.query_ball_point(np.column_stack([stars.x, stars.y])[usable], 3 * fwhm_px)
-    worst = np.array(
-        [max((stars.flux[j] for j in js if j != i), default=0.0) for i, js in zip(usable, near, strict=True)]
-    )
-    share = worst / stars.flux[usable]
-    isolated = usable[share < 0.05]
-    if len(isolated) < 2 * MIN_STARS:  # crowded: the clipping deals with the neighbours
-        isolated = usable[np.sort(np.argsort(share, kind="stable")[: 4 * MIN_STARS])]
-    order = np.argsort(-stars.flux[isolated], kind="stable")
-    return isolated[order][:_MAX_STARS]
-
-
-def _cut(
-    image: NDArray[Any],
-    variance: NDArray[Any],
-    mask: NDArray[Any],
-    stars: StarList,
-    chosen: NDArray[np.intp],
-    box: int,
-    fwhm_px: float,
-) -> tuple[Float64, Float64, NDArray[np.intp]]:
-    """Stamps and inverse variances (0 where unusable) of the stars whose cores are whole."""
-    half = box // 2
-    usable = np.isfinite(image) & np.isfinite(variance) & (variance > 0) & ((mask & int(UNUSABLE)) == 0)
-    offsets = np.arange(-half, half + 1)
-    rows = np.rint(stars.y[chosen]).astype(int)[:, None, None] + offsets[None, :, None]
-    columns = np.rint(stars.x[chosen]).astype(int)[:, None, None] + offsets[None, None, :]
-    inside = (rows >= 0) & (rows < image.shape[0]) & (columns >= 0) & (columns < image.shape[1])
-    rows, columns = np.clip(rows, 0, image.shape[0] - 1), np.clip(columns, 0, image.shape[1] - 1)
-    good = inside & usable[rows, columns]
-    stamps = np.where(good, image[rows, columns], 0.0).astype(np.float64)
-    weights = np.where(good, 1 / np.where(good, variance[rows, columns], 1.0), 0.0).astype(np.float64)
-    core = _radius(box) < 1.5 * fwhm_px
-    whole = good[:, core].all(axis=1)
-    return stamps[whole], weights[whole], chosen[whole]
-
-
-def _fit_stars(
-    stamps: Float64, weights: Float64, models: Float64, fwhm_px: float
-) -> tuple[Float64, Float64, Float64, Float64]:
-    """Flux, floor and chi-square per degree of freedom of each star, without and with the model's error."""
-    radius = _radius(stamps.shape[1])
-    ring = radius > _TAPER_FWHM[1] * fwhm_px
-    floors = np.zeros(len(stamps))
-    if ring.sum() > 50:
-        outer = np.where(weights[:, ring] > 0, stamps[:, ring], np.nan)
-        known = np.isfinite(outer).sum(axis=1) > 50
-        floors[known] = np.nanmedian(outer[known], axis=1)
-    core = radius < fwhm_px
-    data, w, p = (stamps - floors[:, None, None])[:, core], weights[:, core], models[:, core]
-    fluxes = (w * p * data).sum(axis=1) / np.maximum((w * p * p).sum(axis=1), 1e-30)
-    left = data - fluxes[:, None] * p
-    tolerated = 1 + w * (_MODEL_ERROR * fluxes[:, None] * p) ** 2
-    chi2 = (left**2 * w).sum(axis=1) / max(core.sum() - 1, 1)
-    misfit = (left**2 * w / tolerated).mean(axis=1)
-    return fluxes, floors, chi2, misfit
-
-
-def _combine(left: Float64, variances: Float64, bad: NDArray[np.bool_], *, first: bool) -> Float64:
-    """Clipped, weighted mean over stars of what the model leaves, pixel by pixel."""
-    values = np.where(bad, np.nan, left)
-    empty = bad.all(axis=0)
-    values[:, empty] = 0.0
-    middle = np.nanmedian(values, axis=0)
-    deviation = np.abs(values - middle)
-    spread = 1.4826 * np.nanmedian(deviation, axis=0)
-    keep = ~bad & (deviation <= 3 * np.maximum(spread, 1e-12))
-    if first:  # the guess may be far off: the median is what stands
-        update = middle
-    else:
-        weights = np.where(keep, 1 / variances, 0.0)
-        total = weights.sum(axis=0)
-        update = np.where(
-            total > 0, (weights * np.where(keep, left, 0)).sum(axis=0) / np.maximum(total, 1e-30), 0
-        )
-    out: Float64 = np.where(empty, 0.0, update)
-    return out
-
-
-def _finish(stamp: Float64, fwhm_px: float) -> Float64:
-    """Centred, wings smoothed in rings, tapered, unit sum."""
-    for _ in range(5):
-        x, y = centroid(stamp, fwhm_px)
-        if abs(x) + abs(y) < 0.002 or max(abs(x), abs(y)) > 1:
+    values = np.asarray(stamp, dtype=np.float64)
+    half_v, half_u = values.shape[0] // 2, values.shape[1] // 2
+    v, u = np.mgrid[-half_v : half_v + 1, -half_u : half_u + 1].astype(float)
+    moments = np.eye(2) * (fwhm_of(values) / 2.3548) ** 2
+    for _ in range(50):
+        inverse = np.linalg.inv(moments)
+        distance = inverse[0, 0] * u * u + 2 * inverse[0, 1] * u * v + inverse[1, 1] * v * v
+        weighted = values * np.exp(-0.5 * distance)
+        found = [2 * (weighted * p).sum() / weighted.sum() for p in (u * u, u * v, v * v)]
+        before, moments = moments, np.array([[found[0], found[1]], [found[1], found[2]]])
+        if not (np.isfinite(moments).all() and np.linalg.eigvalsh(moments)[0] > 0):
+            return float("nan")
+        if np.abs(moments - before).max() < 1e-6 * moments.max():
             break
-        stamp = shift(stamp, -x, -y)[0]
-    radius = _radius(len(stamp))
-    ring = np.rint(radius).astype(int)
-    count = np.bincount(ring.ravel())
-    mean = np.bincount(ring.ravel(), stamp.ravel()) / np.maximum(count, 1)
-    smooth = np.interp(radius, np.arange(len(mean)), mean)
-    blend = np.clip((radius - _SMOOTH_FWHM * fwhm_px) / fwhm_px, 0, 1)
-    stamp = ((1 - blend) * stamp + blend * smooth) * _taper(len(stamp), fwhm_px)
-    out: Float64 = stamp / stamp.sum()
-    return out
+    minor, major = np.linalg.eigvalsh(moments)
+    return float(np.sqrt(major / minor))
 
 
-def _radius(box: int) -> Float64:
-    half = box // 2
+def radius_of(side: int) -> Float64:
+    """(side, side) distance from the middle sample."""
+    half = side // 2
     v, u = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
     radius: Float64 = np.hypot(v, u)
     return radius
 
 
-def _taper(box: int, fwhm_px: float) -> Float64:
-    """Cosine bell: 1 within the inner radius, 0 beyond the outer one."""
-    outer = min(_TAPER_FWHM[1] * fwhm_px, box / 2)
-    inner = min(_TAPER_FWHM[0] * fwhm_px, 0.7 * outer)
-    t = np.clip((_radius(box) - inner) / (outer - inner), 0, 1)
+def taper(side: int, fwhm: float) -> Float64:
+    """Cosine bell: 1 within 2.5 FWHM (in samples), 0 beyond 4, or what the side allows."""
+    outer = min(_TAPER_FWHM[1] * fwhm, side / 2)
+    inner = min(_TAPER_FWHM[0] * fwhm, 0.7 * outer)
+    t = np.clip((radius_of(side) - inner) / (outer - inner), 0, 1)
     bell: Float64 = 0.5 * (1 + np.cos(np.pi * t))
     return bell
 
 
 def _moffat_core(fwhm_px: float, beta: float) -> float:
     return float(fwhm_px / (2 * np.sqrt(2 ** (1 / beta) - 1)))
-
-
-def _shift_weights(delta: Float64) -> Float64:
-    """Quintic B-spline weights (n, 7) of the pixels around one that looks back by `delta`."""
-    t = -delta[:, None] - np.arange(-3, 4)[None, :]
-    return np.nan_to_num(np.asarray(_SPLINE(t), dtype=np.float64))

@@ -10,7 +10,7 @@ from astrid_dist.errors import InputError
 from astrid_dist.formats.fits import Frame
 from astrid_dist.imaging.background import evaluate, measure_background
 from astrid_dist.imaging.photometry import fit_star_fluxes
-from astrid_dist.imaging.psf import measure_psf
+from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.resampling import Grid, overlap, to_grid
 from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
 from astrid_dist.stages.frames import LEAST_OVERLAP, place_of

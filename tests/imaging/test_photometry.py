@@ -4,7 +4,8 @@ from scipy.spatial import cKDTree
 
 from astrid_dist.flags import Flag
 from astrid_dist.imaging.photometry import fit_star_fluxes, forced_flux
-from astrid_dist.imaging.psf import measure_psf, moffat, shift
+from astrid_dist.imaging.psf import moffat, shift
+from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.stars import StarList, measure_stars
 
 

@@ -9,6 +9,7 @@ from astrid_dist.flags import Flag
 from astrid_dist.imaging import psf
 from astrid_dist.imaging.background import evaluate, measure_background
 from astrid_dist.imaging.photometry import fit_star_fluxes
+from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
 
 
@@ -16,7 +17,7 @@ from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
 def test_measured_psf_is_the_one_that_was_painted(paint, fwhm, beta):
     field = paint(fwhm, beta=beta, spacing=55, n=8, faint=2e4, bright=4e5)
     stars = measure_stars(field.image, field.variance, field.mask, fwhm)
-    measured = psf.measure_psf(field.image, field.variance, field.mask, stars, 63, fwhm)
+    measured = measure_psf(field.image, field.variance, field.mask, stars, 63, fwhm)
     truth = psf.moffat(fwhm, 63, beta).astype(float)
     stamp = measured.terms[0].astype(float)
 
@@ -32,7 +33,7 @@ def test_measured_psf_is_the_one_that_was_painted(paint, fwhm, beta):
 def test_below_eight_stars_it_is_a_moffat_and_says_so(paint):
     field = paint(3.0, n=2)
     stars = measure_stars(field.image, field.variance, field.mask, 3.0)
-    measured = psf.measure_psf(field.image, field.variance, field.mask, stars, 31, 3.0)
+    measured = measure_psf(field.image, field.variance, field.mask, stars, 31, 3.0)
     assert measured.fallback
     assert measured.n_stars <= 4
     assert np.array_equal(measured.terms, psf.moffat(3.0, 31)[None])
@@ -40,7 +41,7 @@ def test_below_eight_stars_it_is_a_moffat_and_says_so(paint):
 
 def test_galaxies_cosmic_rays_and_masked_pixels_do_not_enter(paint):
     field = paint(3.5, faint=2e4)
-    clean = psf.measure_psf(
+    clean = measure_psf(
         field.image,
         field.variance,
         field.mask,
@@ -56,7 +57,7 @@ def test_galaxies_cosmic_rays_and_masked_pixels_do_not_enter(paint):
     mask[known] = Flag.COSMIC_RAY
     image[known] = np.nan
     stars = measure_stars(image, field.variance, mask, 3.5)
-    soiled = psf.measure_psf(image, field.variance, mask, stars, 63, 3.5).terms[0]
+    soiled = measure_psf(image, field.variance, mask, stars, 63, 3.5).terms[0]
     assert np.abs(soiled - clean).max() < 0.01 * clean.max()
 
 
@@ -97,7 +98,7 @@ def test_properimage_pair_gives_two_like_psfs_and_like_fluxes(realdata):
         noise = evaluate(rms, 64, 0, 0, *image.shape) ** 2 + np.maximum(sub, 0)
         fwhm = estimate_fwhm(sub, noise, mask, 3.0)
         stars = measure_stars(sub, noise, mask, fwhm)
-        measured = psf.measure_psf(sub, noise, mask, stars, 63, fwhm)
+        measured = measure_psf(sub, noise, mask, stars, 63, fwhm)
         assert measured.n_stars > 80
         assert measured.fwhm_px == pytest.approx(2.8, rel=0.1)
         widths.append(measured.fwhm_px)
@@ -120,7 +121,7 @@ def test_a_crowded_bulge_field_gives_its_sky_its_stars_and_its_psf(realdata):
     noise = evaluate(rms, 64, 0, 0, *image.shape) ** 2 + np.maximum(sub, 0)
     fwhm = estimate_fwhm(sub, noise, mask, 3.0)
     stars = measure_stars(sub, noise, mask, fwhm)
-    measured = psf.measure_psf(sub, noise, mask, stars, 63, fwhm)
+    measured = measure_psf(sub, noise, mask, stars, 63, fwhm)
     assert len(stars) > 600
     assert measured.n_stars > 50
     assert measured.fwhm_px == pytest.approx(fwhm, rel=0.03)

@@ -14,6 +14,7 @@ from astrid_dist.errors import InputError
 from astrid_dist.imaging import background, psf, registration
 from astrid_dist.imaging import stars as stars_of
 from astrid_dist.imaging.detection import find_peaks
+from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.zogy import halo_px, plan_subtraction, subtract
 
 BOX = 31
@@ -430,7 +431,7 @@ def test_a_real_pair_in_which_nothing_changed_gives_unit_scores_and_few_peaks():
         variance = (sigma**2 + np.maximum(image, 0) / gain).astype(np.float32)
         fwhm = stars_of.estimate_fwhm(image, variance, mask, 3.0)
         found = stars_of.measure_stars(image, variance, mask, fwhm, saturation=4e4)
-        model = psf.measure_psf(image, variance, mask, found, BOX, fwhm)
+        model = measure_psf(image, variance, mask, found, BOX, fwhm)
         image[image > 4e4] = np.nan
         frames.append(
             (
