@@ -70,8 +70,39 @@ class Grid:
         return np.asarray(inside & (along_y >= -0.5) & (along_y <= self.height - 0.5))
 
 
+@dataclass(frozen=True, eq=False)
+class PixelMap:
+    """Quadratic map from grid to frame pixels, for frames whose WCS is missing.
+
+    Coefficients (2, 6) of x and y on the frame over 1, u, v, u^2, uv, v^2; (u, v) = ((x, y) - centre) / half.
+    """
+
+    coefficients: Float64
+    centre: tuple[float, float]
+    half: float
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], dx: float = 0.0, dy: float = 0.0) -> "PixelMap":
+        """The map of a grid of this shape that only shifts."""
+        centre, half = ((shape[1] - 1) / 2, (shape[0] - 1) / 2), max(shape) / 2
+        coefficients = np.zeros((2, 6))
+        coefficients[:, 0] = centre[0] + dx, centre[1] + dy
+        coefficients[0, 1] = coefficients[1, 2] = half
+        return cls(coefficients, centre, half)
+
+    def terms(self, x: Float64, y: Float64) -> Float64:
+        """The six terms at flat arrays of places, (6, n)."""
+        u, v = (x - self.centre[0]) / self.half, (y - self.centre[1]) / self.half
+        return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v])
+
+    def __call__(self, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+        """Frame pixels (x, y) of grid pixels."""
+        frame_x, frame_y = np.tensordot(self.coefficients, self.terms(x, y), axes=1)
+        return frame_x, frame_y
+
+
 def to_grid(
-    image: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any], wcs: WCS | None, grid: Grid
+    image: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any], place: WCS | PixelMap, grid: Grid
 ) -> tuple[Float32, Float32, Mask]:
     """Resample a frame onto a grid with a cubic spline, conserving flux.
 
@@ -92,35 +123,32 @@ def to_grid(
         Electrons and electrons squared, NaN marks no data.
     mask : (y, x) uint16
         Bits of `Flag`.
-    wcs : WCS or None
-        Of the frame. Where the frame or the grid has none, a frame of the grid's shape is copied.
+    place : WCS or PixelMap
+        Of the frame: its WCS where the grid has one too, else the map from the grid that its stars told.
     grid : Grid
 
     Returns
     -------
     image, variance, mask
-        Of the grid's shape; a copy where the frame already lies on the grid to 1e-3 px.
+        Of the grid's shape. A frame that lies whole pixels off the grid, to 1e-3 px, keeps its pixels as
+        they are.
 
     Raises
     ------
     InputError
-        Planes of different shapes, or another shape than the grid's and no WCS to map it.
+        Planes of different shapes, or a WCS and a grid without one.
     """
     if not image.shape == variance.shape == mask.shape:
         raise InputError(
             f"image is {image.shape}, variance {variance.shape}, mask {mask.shape}: one frame, one shape"
         )
-    if wcs is None or grid.wcs is None:
-        if image.shape != grid.shape:
-            which = "the frame" if wcs is None else "the grid"
-            raise InputError(
-                f"frame is {image.shape}, grid {grid.shape}, and {which} has no WCS to map one on the other"
-            )
-        return _copy(image, variance, mask)
+    if isinstance(place, WCS) and grid.wcs is None:
+        raise InputError("the frame has a WCS and its field's grid none: align it by its stars")
     nodes_y, nodes_x = _nodes(grid.height), _nodes(grid.width)
-    at_x, at_y = _frame_pixels(wcs, grid, nodes_x, nodes_y)
-    if image.shape == grid.shape and _is_identity(at_x, at_y, nodes_x, nodes_y):
-        return _copy(image, variance, mask)
+    at_x, at_y = _frame_pixels(place, grid, nodes_x, nodes_y)
+    shift = _whole_shift(at_x, at_y, nodes_x, nodes_y)
+    if shift is not None:
+        return _shifted(image, variance, mask, shift, grid)
     if not np.isfinite(at_x).all():
         return _empty(grid)
     columns, rows = np.arange(grid.width), np.arange(grid.height)
@@ -144,21 +172,21 @@ def to_grid(
     return new_image.astype(np.float32), new_variance.astype(np.float32), new_mask
 
 
-def overlap(wcs: WCS | None, shape: tuple[int, int], grid: Grid) -> float:
-    """Part of the grid that a frame covers, 0 to 1; without a WCS 1 if the shapes agree, else 0.
+def overlap(place: WCS | PixelMap | None, shape: tuple[int, int], grid: Grid) -> float:
+    """Part of the grid that a frame covers, 0 to 1; where nothing maps them 1 if the shapes agree, else 0.
 
     Parameters
     ----------
-    wcs : WCS or None
+    place : WCS, PixelMap or None
         Of the frame.
     shape : (height, width)
         Of the frame.
     grid : Grid
     """
-    if wcs is None or grid.wcs is None:
+    if place is None or (isinstance(place, WCS) and grid.wcs is None):
         return float(tuple(shape) == grid.shape)
     x, y = np.linspace(0, grid.width - 1, 65), np.linspace(0, grid.height - 1, 65)
-    at_x, at_y = _frame_pixels(wcs, grid, x, y)
+    at_x, at_y = _frame_pixels(place, grid, x, y)
     with np.errstate(invalid="ignore"):
         inside = (at_x > -0.5) & (at_x < shape[1] - 0.5) & (at_y > -0.5) & (at_y < shape[0] - 0.5)
     return float(inside.mean())
@@ -181,11 +209,13 @@ def _nodes(size: int) -> Float64:
     return np.arange(max(-(-(size - 1) // _LATTICE_PX) + 1, 4), dtype=np.float64) * _LATTICE_PX
 
 
-def _frame_pixels(wcs: WCS, grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+def _frame_pixels(place: WCS | PixelMap, grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
     """Frame pixels (x, y) of a lattice of grid pixels; all NaN where the frame is elsewhere."""
     grid_x, grid_y = np.meshgrid(x, y)
+    if isinstance(place, PixelMap):
+        return place(grid_x, grid_y)
     try:
-        frame_x, frame_y = pixel_to_pixel(grid.wcs, wcs, grid_x, grid_y)
+        frame_x, frame_y = pixel_to_pixel(grid.wcs, place, grid_x, grid_y)
     except NoConvergence as failure:  # SIP far outside its frame
         frame_x, frame_y = (p.reshape(grid_x.shape) for p in np.array(failure.best_solution).T)
         for lost in (failure.divergent, failure.slow_conv):
@@ -205,8 +235,14 @@ def _frame_pixels(wcs: WCS, grid: Grid, x: Float64, y: Float64) -> tuple[Float64
     return frame_x, frame_y
 
 
-def _is_identity(at_x: Float64, at_y: Float64, x: Float64, y: Float64) -> bool:
-    return bool((np.abs(at_x - x[None, :]) < _SAME_PX).all() and (np.abs(at_y - y[:, None]) < _SAME_PX).all())
+def _whole_shift(at_x: Float64, at_y: Float64, x: Float64, y: Float64) -> tuple[int, int] | None:
+    """Shift (rows, columns) from grid to frame where it is one of whole pixels everywhere."""
+    off_y, off_x = at_y - y[:, None], at_x - x[None, :]
+    if not (np.isfinite(off_x).all() and np.isfinite(off_y).all()):
+        return None
+    rows, columns = round(float(np.median(off_y))), round(float(np.median(off_x)))
+    same = np.abs(off_y - rows).max() < _SAME_PX and np.abs(off_x - columns).max() < _SAME_PX
+    return (rows, columns) if same else None
 
 
 def _area(at_x: Float64, at_y: Float64, x: Float64, y: Float64) -> Float64:
@@ -261,8 +297,20 @@ def _resample_mask(
     return out, missing
 
 
-def _copy(image: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any]) -> tuple[Float32, Float32, Mask]:
-    return image.astype(np.float32), variance.astype(np.float32), mask.astype(np.uint16)
+def _shifted(
+    image: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any], shift: tuple[int, int], grid: Grid
+) -> tuple[Float32, Float32, Mask]:
+    """The frame's own pixels at their places on the grid, nothing elsewhere."""
+    new_image, new_variance, new_mask = _empty(grid)
+    to, at = [], []
+    for off, size, own in zip(shift, grid.shape, image.shape, strict=True):
+        first, last = max(0, -off), min(size, own - off)
+        to.append(slice(first, max(first, last)))
+        at.append(slice(first + off, max(first, last) + off))
+    new_image[tuple(to)] = image[tuple(at)]
+    new_variance[tuple(to)] = variance[tuple(at)]
+    new_mask[tuple(to)] = mask[tuple(at)]
+    return new_image, new_variance, new_mask
 
 
 def _empty(grid: Grid) -> tuple[Float32, Float32, Mask]:

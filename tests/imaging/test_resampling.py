@@ -14,7 +14,7 @@ from astrid_dist.flags import Flag
 from astrid_dist.imaging import psf
 from astrid_dist.imaging.background import evaluate, measure_background
 from astrid_dist.imaging.registration import match_stars, measure_offset
-from astrid_dist.imaging.resampling import Grid, overlap, to_grid
+from astrid_dist.imaging.resampling import Grid, PixelMap, overlap, to_grid
 from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
 
 
@@ -128,16 +128,62 @@ def test_whole_pixel_shifts_change_no_value_and_widen_no_mask():
 def test_a_frame_on_its_own_grid_is_copied():
     shape = (50, 60)
     frame = planes(np.random.default_rng(0).normal(0, 1, shape))
-    for wcs, grid in ((tan(shape), Grid.from_frame(tan(shape), shape)), (None, Grid.from_frame(None, shape))):
-        copy = to_grid(*frame, wcs, grid)
+    for place, grid in (
+        (tan(shape), Grid.from_frame(tan(shape), shape)),
+        (PixelMap.of(shape), Grid("", *shape)),
+    ):
+        copy = to_grid(*frame, place, grid)
         assert all(np.array_equal(a, b) and a is not b for a, b in zip(frame, copy, strict=True))
-        assert overlap(wcs, shape, grid) == 1.0
+        assert overlap(place, shape, grid) == 1.0
+    assert overlap(None, shape, grid) == 1.0
+    assert overlap(None, (50, 61), grid) == 0.0
+
+
+@pytest.mark.parametrize("wcs", [True, False])
+def test_a_shift_by_whole_pixels_leaves_every_value_as_it_is(wcs):
+    shape, wide = (50, 60), (40, 80)
+    image, variance, mask = planes(np.random.default_rng(0).normal(0, 1, shape))
+    image[20, 30], mask[20, 30] = np.nan, Flag.NO_DATA
+    image[21, 31], mask[21, 31] = 1e6, Flag.BAD
+    if wcs:
+        unmoved, start = tan(shape), tan(shape, shift=(4.0, -3.0))
+        place, grid = unmoved, Grid.from_frame(start, wide)
+    else:
+        place, grid = PixelMap.of(wide, 4.0, -3.0), Grid("", *wide)
+    new, new_variance, new_mask = to_grid(image, variance, mask, place, grid)
+    np.testing.assert_array_equal(new[3:40, :56], image[:37, 4:])
+    np.testing.assert_array_equal(new_variance[3:40, :56], variance[:37, 4:])
+    np.testing.assert_array_equal(new_mask[3:40, :56], mask[:37, 4:])
+    outside = np.ones(wide, bool)
+    outside[3:40, :56] = False
+    assert np.isnan(new[outside]).all()
+    assert (new_mask[outside] == Flag.NO_DATA).all()
+    gone, _, gone_mask = to_grid(image, variance, mask, PixelMap.of(shape, 500.0, 0.0), Grid("", *shape))
+    assert np.isnan(gone).all()
+    assert (gone_mask == Flag.NO_DATA).all()
+
+
+def test_a_map_and_the_wcs_that_says_the_same_resample_alike():
+    shape, turn = (120, 140), np.radians(3.0)
+    image = ndimage.gaussian_filter(np.random.default_rng(4).normal(0, 1, shape), 1.5)
+    wcs = Grid.from_frame(tan(shape, shift=(5.4, -2.3), angle=turn), shape)
+    expected, _, flags = to_grid(*planes(image), tan(shape), wcs)
+    x, y = np.meshgrid(np.arange(0.0, 140, 10), np.arange(0.0, 120, 10))
+    sky = wcs.wcs.pixel_to_world_values(x, y)
+    at = np.stack([p.ravel() for p in tan(shape).world_to_pixel_values(*sky)])
+    flat = PixelMap.of(shape)
+    fit, *_ = np.linalg.lstsq(flat.terms(x.ravel(), y.ravel()).T, at.T, rcond=None)
+    place = PixelMap(fit.T, flat.centre, flat.half)
+    found, _, found_flags = to_grid(*planes(image), place, Grid("", *shape))
+    assert np.nanmax(np.abs(found - expected)) < 1e-3
+    assert ((flags == 0) == (found_flags == 0)).mean() > 0.999
+    assert overlap(place, shape, wcs) == pytest.approx(overlap(tan(shape), shape, wcs), abs=1e-3)
 
 
 def test_what_cannot_be_mapped_is_refused_and_elsewhere_is_no_data():
     frame = planes(np.ones((50, 60)))
-    with pytest.raises(InputError, match=r"\(50, 60\).*\(40, 60\)"):
-        to_grid(*frame, None, Grid("", 40, 60))
+    with pytest.raises(InputError, match="the frame has a WCS and its field's grid none"):
+        to_grid(*frame, tan((50, 60)), Grid("", 40, 60))
     elsewhere = tan((50, 60))
     elsewhere.wcs.crval = [10.0, -60.0]
     grid = Grid.from_frame(elsewhere, (50, 60))
