@@ -1,10 +1,12 @@
 """No-data pixels of an image pair: what takes their place in a transform, and how far they reach."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from astrid_dist.imaging.arrays import Array
 
 Image: TypeAlias = NDArray[np.float32]
 
@@ -16,28 +18,12 @@ _MISFIT = 0.5
 _LARGEST_HOLE = 25
 
 
-def fill_pair(
-    new: Image,
-    var_new: Image,
-    bad_new: NDArray[np.bool_],
-    ref: Image,
-    var_ref: Image,
-    bad_ref: NDArray[np.bool_],
-    flux_ratio: float,
-) -> tuple[Image, Image, Image, Image]:
-    """Planes without NaN: a hole takes the other image's pixel, scaled, so that a star with a hole in one
-    image does not ring; where both have none it takes zero signal and zero variance."""
-    if not (bad_new.any() or bad_ref.any()):
-        return new, var_new, ref, var_ref
-    planes = [plane.astype(np.float32) for plane in (new, var_new, ref, var_ref)]
-    scale = np.float32(flux_ratio)
-    only_new, only_ref = bad_new & ~bad_ref, bad_ref & ~bad_new
-    both = bad_new & bad_ref
-    for plane in planes:
-        plane[both] = 0
-    planes[0][only_new], planes[1][only_new] = ref[only_new] * scale, var_ref[only_new] * scale**2
-    planes[2][only_ref], planes[3][only_ref] = new[only_ref] / scale, var_new[only_ref] / scale**2
-    return planes[0], planes[1], planes[2], planes[3]
+def filled(xp: Any, plane: Array, bad: Array, other: Array, both: Array) -> Array:
+    """A plane without NaN, NumPy or torch. A hole takes the other image's pixels (already on this one's
+    scale), so that a star with a hole in one image does not ring; where both have none it takes zero."""
+    full = xp.where(bad, other, plane)
+    full[both] = 0
+    return full
 
 
 def moved(bad: NDArray[np.bool_], dx: float, dy: float) -> NDArray[np.bool_]:
@@ -100,15 +86,16 @@ def widened(
     distance = np.searchsorted(-leak, -1 / np.maximum(hidden, 1e-30))
     radii = np.maximum(np.minimum(distance, len(leak) - 1), radius)
 
-    reach = int(np.ceil(radii.max()))
-    out = np.zeros((height + 2 * reach, width + 2 * reach), dtype=bool)
-    out[reach : reach + height, reach : reach + width] = bad
-    flat, stride = out.reshape(-1), out.shape[1]
+    # Disks row by row: each adds 1 where a run begins and takes it away behind its end.
+    reach = int(radii.max())
+    runs = np.zeros((height + 2 * reach, width + 2 * reach + 1), dtype=np.int32)
+    flat, stride = runs.reshape(-1), runs.shape[1]
     places = (rows + reach) * stride + columns + reach
-    for each in np.unique(radii):
-        chosen, limit = places[radii == each], int(each)
-        for dy in range(-limit, limit + 1):
-            for dx in range(-limit, limit + 1):
-                if dy * dy + dx * dx <= each * each:
-                    flat[chosen + (dy * stride + dx)] = True
-    return out[reach : reach + height, reach : reach + width].copy()
+    for dy in range(-reach, reach + 1):
+        near = radii >= abs(dy)
+        half = np.sqrt(radii[near] ** 2 - dy * dy).astype(np.intp)
+        middle = places[near] + dy * stride
+        np.add.at(flat, middle - half, 1)
+        np.add.at(flat, middle + half + 1, -1)
+    out = np.cumsum(runs, axis=1)[reach : reach + height, reach : reach + width] > 0
+    return out | bad

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from astrid_dist.errors import InputError
-from astrid_dist.imaging import background, psf, registration
+from astrid_dist.imaging import background, psf, psf_fit, registration
 from astrid_dist.imaging import stars as stars_of
 from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.psf_fit import measure_psf
