@@ -17,6 +17,8 @@ from astrid_dist.surveys.thresholds import COLOURS, Bounds, Colour, Thresholds
 _YELLOW, _ORANGE, _RED = (0.8, 0.5), (0.5, 0.1), 0.0
 #: Soft metrics are multiplied, so one of them at zero must not be the whole answer.
 _SOFT_FLOOR = 0.05
+#: Metrics of a reason that are said in full.
+_SAID = 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ METRICS: dict[str, Metric] = _metrics("""
     residual_ratio_std | 1 | soft | mean | standard deviation of residual_ratio over stars | residuals of stars scatter by {} of their light
     match_chi2 | 1 | soft | median | chi squared of star pixels in the difference | residuals of stars have a chi squared of {}
     psf_width_error | 1 | soft | median | error of the PSF's width that stars show in the difference | the width of the PSF is off by {} of itself
-    flux_left | 1 | soft | median | flux that stars still have in the difference, of their own | stars keep {} of their flux in the difference
+    flux_left | 1 | soft | median | flux that stars still have in the difference, of their own | fluxes of stars are off by {} of themselves
     dx | pixel | soft | median | science minus reference, columns, before correction | stars were offset by {} px in x, corrected
     dy | pixel | soft | median | science minus reference, rows, before correction | stars were offset by {} px in y, corrected
     offset_scatter | pixel | soft | median | scatter of single stars in excess of centroid noise | offsets of single stars scatter by {} px
@@ -110,7 +112,8 @@ def judge(values: Mapping[str, float | None], thresholds: Thresholds) -> Judgeme
         was measured nothing is known: score 0 and red.
     """
     bounds = {name: found for name in METRICS if (found := thresholds.of(name)) is not None}
-    known = {name: float(v) for name in bounds if (v := values.get(name)) is not None and isfinite(v)}
+    measured = {name: float(v) for name in METRICS if (v := values.get(name)) is not None and isfinite(v)}
+    known = {name: measured[name] for name in bounds if name in measured}
     colours = {name: bounds[name].colour(value) for name, value in known.items()}
     scores = {name: _score(value, bounds[name]) for name, value in known.items()}
     hard = [name for name in known if METRICS[name].hard]
@@ -125,15 +128,17 @@ def judge(values: Mapping[str, float | None], thresholds: Thresholds) -> Judgeme
     worst_soft = min((COLOURS.index(colours[name]) for name in soft), default=worst)
     if worst_soft <= COLOURS.index("orange") and worst_soft < worst:
         worst -= 1
-    causes = likely_causes(known, colours, bounds)
+    causes = likely_causes(measured, colours, bounds)
     # Worst first, hard before soft, then in the order of the table.
     wrong = sorted(
         (name for name in known if colours[name] != "green"),
         key=lambda name: (COLOURS.index(colours[name]), not METRICS[name].hard),
     )
-    parts = [_sentence(name, known[name], bounds[name]) for name in wrong]
+    parts = [_sentence(name, known[name], bounds[name]) for name in wrong[:_SAID]]
     if wrong:
-        parts = [", ".join(causes) + ": " + parts[0] if causes else parts[0], *parts[1:]]
+        parts[0] = (", ".join(causes) + ": " if causes else "") + parts[0]
+    if len(wrong) > _SAID:
+        parts.append(f"also {', '.join(wrong[_SAID:])}")
     return Judgement(score, COLOURS[worst], "; ".join([*parts, *filter(None, [unmeasured])]), colours)
 
 
@@ -196,7 +201,8 @@ def likely_causes(
         ("shifted", off("displacement")),
     )
     causes = [cause for cause, found in rules if found]
-    if off("residual_ratio", "match_chi2", "psf_width_error", "psf_chi2") and not causes:
+    left = off("residual_ratio", "psf_width_error", "psf_chi2")
+    if (left or (off("match_chi2") and not off("score_std"))) and not causes:
         return ["wrong PSF" if not off("flux_left") or off("psf_width_error") else "wrong flux scale"]
     if off("psf_width_error") and badly("residual_ratio") and "trailed" not in causes:
         causes.append("wrong PSF")
