@@ -1,7 +1,7 @@
 """A task's window on a field: the shard it owns, the halo it needs, and sky-subtracted planes of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -86,40 +86,45 @@ class Planes:
     image: NDArray[np.float32]
     variance: NDArray[np.float32]
     mask: NDArray[np.uint16]
+    window: Window
     rms: NDArray[np.float32]
-    """Background noise of each pixel's mesh cell."""
+    """Background noise in each mesh cell of the whole field."""
+    box: int
+    """Side of a mesh cell, pixels."""
 
-    def cut(self, place: tuple[slice, slice]) -> "Planes":
-        """The same planes on fewer pixels."""
-        return Planes(self.image[place], self.variance[place], self.mask[place], self.rms[place])
+    def cut(self, window: Window) -> "Planes":
+        """The same planes of a smaller window."""
+        place = window.within(self.window)
+        return replace(
+            self, image=self.image[place], variance=self.variance[place], mask=self.mask[place], window=window
+        )
 
     @cached_property
     def sigma(self) -> float:
-        """Background noise of the window: median of the rms map, electrons."""
-        good = self.rms[np.isfinite(self.rms)]
+        """Background noise of the window: median of the mesh cells it touches, electrons."""
+        window, box = self.window, self.box
+        cells = self.rms[window.y0 // box : -(-window.y1 // box), window.x0 // box : -(-window.x1 // box)]
+        good = cells[np.isfinite(cells)]
         return float(np.median(good)) if good.size else float("nan")
 
 
 def read_planes(reader: ProductReader, window: Window, **epoch: int) -> Planes:
     """Read a window of a survey epoch (``epoch=i``) or a reference, minus its sky; unusable becomes NaN."""
-    image = reader.read("image", **epoch, **window.slices).astype(np.float32)
-    variance = reader.read("variance", **epoch, **window.slices).astype(np.float32)
-    mask = reader.read("mask", **epoch, **window.slices).astype(np.uint16)
+    image = reader.read("image", **epoch, **window.slices).astype(np.float32, copy=False)
+    variance = reader.read("variance", **epoch, **window.slices).astype(np.float32, copy=False)
+    mask = reader.read("mask", **epoch, **window.slices).astype(np.uint16, copy=False)
     box = int(reader.attributes["mesh_box"])
-    height, width = window.shape
-    place = (box, window.y0, window.x0, height, width)
-    image -= background.evaluate(reader.read("background", **epoch), *place)
-    cells = reader.read("background_rms", **epoch)
-    rows, columns = (
-        np.arange(start, start + size) // box for start, size in zip(place[1:3], place[3:], strict=True)
-    )
-    rms = cells[np.ix_(rows, columns)].astype(np.float32)
+    sky = reader.read("background", **epoch)
+    if sky.any():  # that of a reference is zero
+        image -= background.evaluate(sky, box, window.y0, window.x0, *window.shape)
     bad = (mask & int(UNUSABLE)) != 0
-    bad |= ~np.isfinite(image) | ~np.isfinite(variance)
+    bad |= ~np.isfinite(image)
+    bad |= ~np.isfinite(variance)
     image[bad] = np.nan
     variance[bad] = np.nan
-    mask[~np.isfinite(image) & ((mask & int(UNUSABLE)) == 0)] |= int(Flag.NO_DATA)
-    return Planes(image, variance, mask, rms)
+    mask[bad & ((mask & int(UNUSABLE)) == 0)] |= int(Flag.NO_DATA)
+    rms = reader.read("background_rms", **epoch).astype(np.float32)
+    return Planes(image, variance, mask, window, rms, box)
 
 
 def read_stars(reader: ProductReader, fwhm_px: float, **epoch: int) -> StarList:

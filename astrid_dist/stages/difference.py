@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import ConfigError, InputError
-from astrid_dist.stages import subtraction
+from astrid_dist.stages import grading
 from astrid_dist.stages.blocks import (
     WORKER_BASE_BYTES,
     field_shape,
@@ -19,8 +19,10 @@ from astrid_dist.stages.blocks import (
     read_planes,
     shard_window,
 )
+from astrid_dist.stages.pair import open_pair, scalars_set_aside
 from astrid_dist.stages.selection import Epochs, Groups, choose_epochs, epochs_digest, groups_of, resolved
-from astrid_dist.store.layouts import TILE, variables
+from astrid_dist.stages.subtraction import TILE_MAPS, subtract_tiles
+from astrid_dist.store.layouts import TILE
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -33,6 +35,8 @@ from astrid_dist.store.templates import (
     shard_grid,
 )
 from astrid_dist.store.writing import ProductWriter
+from astrid_dist.surveys.profile import load_profile, profile_names, resolve_thresholds
+from astrid_dist.surveys.thresholds import Thresholds
 
 
 class Settings(BaseModel):
@@ -56,6 +60,15 @@ class Settings(BaseModel):
     renormalise: bool = Field(
         default=True, description="divide S_corr of each tile by its measured source-free standard deviation"
     )
+    thresholds: dict[str, dict[str, list[float | None]] | None] = Field(
+        default={},
+        description="quality thresholds other than the survey's: metric -> colour -> [lowest, highest]",
+    )
+
+    @property
+    def resolved_thresholds(self) -> Thresholds:
+        """Thresholds of a planned job, which holds them all."""
+        return Thresholds.model_validate(self.thresholds)
 
 
 def plan(settings: Settings) -> Plan:
@@ -87,7 +100,9 @@ def plan(settings: Settings) -> Plan:
     keys = KeyGrid(blocks)
     if not keys:
         raise ConfigError(f"nothing to difference: no epoch of {survey} has a reference in {reference}")
-    planned = settings.model_copy(update={"epochs": chosen})
+    name = str(ProductReader(survey, next(iter(chosen))).attributes.get("survey", "generic"))
+    thresholds = resolve_thresholds(name, settings.thresholds).model_dump(mode="json")
+    planned = settings.model_copy(update={"epochs": chosen, "thresholds": thresholds})
     inputs = {
         "survey": str(survey),
         "epochs": digests,
@@ -103,9 +118,7 @@ def plan(settings: Settings) -> Plan:
 def _estimate(tasks: int, pixels: int, largest: int) -> Estimate:
     # Read: image, variance (f4) and mask (u2) of epoch and reference. Written: three f4 planes and the mask.
     plane = pixels // max(tasks, 1)
-    per_task = (
-        6 * 2 + 3 * put_requests(4 * plane) + put_requests(2 * plane) + len(subtraction.TILE_MAPS) + 2 + 1
-    )
+    per_task = 6 * 2 + 3 * put_requests(4 * plane) + put_requests(2 * plane) + len(TILE_MAPS) + 1 + 1
     return Estimate(
         tasks=tasks,
         bytes_read=20 * pixels,
@@ -143,18 +156,16 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     options = Settings.model_validate(settings)
     survey, index = Location.parse(options.survey), resolved(options.epochs)[key.group][key.epoch]
     try:
-        reference = Location.parse(options.reference)
-        pair = subtraction.open_pair(survey, reference, key.group, index, options.match_radius_px)
+        pair = open_pair(survey, Location.parse(options.reference), key.group, index, options.match_radius_px)
     except InputError as error:
         return give_up(settings, key, str(error))
     core = shard_window(key.row, key.column, *pair.shape)
     outer = core.widened(pair.halo, *pair.shape)
-    science = read_planes(pair.survey, outer, epoch=pair.index)
-    template = read_planes(pair.reference, outer)
+    science, template = read_planes(pair.survey, outer, epoch=pair.index), pair.template(outer)
     read = perf_counter()
-    made = subtraction.subtract_tiles(
-        pair, core, outer, science, template, options.astrometric_sigma_px, options.renormalise
-    )
+    made = subtract_tiles(pair, core, science, template, options.astrometric_sigma_px, options.renormalise)
+    grading.measure_tiles(pair, made, science, template)
+    metrics, good_pixels = grading.grade_tiles(pair, made, options.resolved_thresholds)
     computed = perf_counter()
     writer = ProductWriter(Location.parse(options.output), key.group)
     slot = slice(key.epoch, key.epoch + 1)
@@ -167,14 +178,14 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         "tile_y": slice(core.y0 // TILE, -(-core.y1 // TILE)),
         "tile_x": slice(core.x0 // TILE, -(-core.x1 // TILE)),
     }
-    for name, values in {**made.maps, "n_peaks": made.peaks, "psf_d": made.psf_d}.items():
+    for name, values in {**made.maps, "psf_d": made.psf_d}.items():
         shards[f"{key.group}/{name}"] = writer.write(name, tiles, values[None])
     return TaskOutcome(
         shards=shards,
-        scalars=pair.scalars(made.maps["score_std"]),
+        scalars=grading.epoch_scalars(pair, metrics, good_pixels),
         counts={
             "pixels": int(np.isfinite(made.planes["score"]).sum()),
-            "peaks": int(made.peaks[made.peaks > 0].sum()),
+            "peaks": int(made.maps["n_peaks"].clip(0).sum()),
         },
         timings={"read": read - started, "compute": computed - read, "write": perf_counter() - computed},
     )
@@ -184,23 +195,23 @@ def give_up(settings: Mapping[str, Any], key: ShardKey, reason: str) -> TaskOutc
     """What stands for a shard that cannot be subtracted: a slot without data, and why."""
     options = Settings.model_validate(settings)
     survey, index = Location.parse(options.survey), resolved(options.epochs)[key.group][key.epoch]
-    scalars = subtraction.scalars_set_aside(survey, key.group, index, reason)
+    scalars = scalars_set_aside(survey, key.group, index, reason)
     return TaskOutcome(shards={}, scalars=scalars, quarantined=reason)
 
 
 def finalise(plan: Plan) -> None:
-    """Write the scalars of every epoch from its first shard's marker, then the counts."""
+    """Judge every epoch by what the markers of its shards say, write its scalars, then the counts."""
     settings = Settings.model_validate(plan.job.settings)
     output = Location.parse(settings.output)
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for marker in Ledger(output).markers(plan.job.stage):
         key = ShardKey.parse(marker["key"])
-        if (key.row, key.column) == (0, 0):
-            rows.setdefault(key.group, {})[key.epoch] = marker["scalars"]
-    layout = variables("difference")
+        parts.setdefault((key.group, key.epoch), []).append(marker["scalars"])
+    survey = Location.parse(settings.survey)
     for group, indices in resolved(settings.epochs).items():
-        ordered = [rows[group][index] for index in range(len(indices))]
-        names = dict.fromkeys(name for row in ordered for name in row)
-        columns = {name: [row.get(name, layout[name].fill_value) for row in ordered] for name in names}
+        epochs = [parts[group, index] for index in range(len(indices))]
+        name = str(ProductReader(survey, group).attributes.get("survey", "generic"))
+        depth = load_profile(name).depth.get(group.rpartition("/")[2]) if name in profile_names() else None
+        columns = grading.grade_epochs(epochs, settings.resolved_thresholds, depth)
         ProductWriter(output, group).write_scalars(columns, 0)
         commit_epochs(output, group, len(indices))

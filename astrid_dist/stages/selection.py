@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from astrid_dist.errors import ConfigError
+from astrid_dist.stages.best_epochs import best_epochs
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader, checked_attributes, group_names
 from astrid_dist.surveys.thresholds import COLOURS
@@ -44,7 +45,10 @@ Groups = Annotated[list[str], BeforeValidator(_as_list)]
 Epochs = Annotated[str | list[str] | dict[str, list[int]], BeforeValidator(_as_epochs)]
 
 #: Scalars of an epoch that planning and tasks look at.
-COLUMNS = ("epoch_id", "source", "time", "mjd", "exptime", "zeropoint", "fwhm", "valid", "n_stars", "verdict")
+COLUMNS = (
+    "epoch_id", "source", "time", "mjd", "exptime", "zeropoint", "fwhm", "valid", "n_stars", "verdict", "sky",
+    "elongation", "psf_chi2",
+)  # fmt: skip
 
 
 def groups_of(location: Location, product: str, patterns: Sequence[str]) -> list[str]:
@@ -86,16 +90,6 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def depth(row: Mapping[str, Any], noise: float) -> float:
-    """How faint an epoch with a noise (electrons per pixel) reaches, magnitudes up to a constant.
-
-    Background-limited PSF photometry: noise of the flux is sigma_pixel times FWHM (SMTN-002, n_eff = 2.266
-    FWHM^2), on a common scale through the zero point, else through the exposure time. Larger is deeper.
-    """
-    scale = row["zeropoint"] if np.isfinite(row["zeropoint"]) else 2.5 * np.log10(max(row["exptime"], 1e-3))
-    return float(scale - 2.5 * np.log10(max(noise, 1e-6) * max(row["fwhm"], 1.0)))
-
-
 def choose_epochs(
     reader: ProductReader, wanted: str | Sequence[str] | Mapping[str, Sequence[int]], group: str
 ) -> list[int]:
@@ -106,7 +100,7 @@ def choose_epochs(
     reader : ProductReader
         The survey's group.
     wanted : str, sequence of str or mapping
-        ``"all"``; ``"best:N"``, the N deepest; source names or epoch ids (comma-separated or a list); or what
+        ``"all"``; ``"best:N"``, the N deepest that are fit; source names or epoch ids (comma-separated or a list); or what
         a resolved job holds, indices by group.
     group : str
         For messages, and to look up a mapping.
@@ -123,24 +117,22 @@ def choose_epochs(
         raise ConfigError(f"{reader.location}/{group} has no valid epoch yet")
     if wanted == "all":
         return [int(index) for index in valid]
-    rows = [row for row in epoch_table(reader) if row["valid"]]
     if isinstance(wanted, str) and wanted.startswith("best:"):
-        return _best(reader, rows, wanted)
+        return best_of(reader, wanted)[0]
+    rows = [row for row in epoch_table(reader) if row["valid"]]
     names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
     return sorted({_named(rows, name, f"{reader.location}/{group}") for name in names})
 
 
-def _best(reader: ProductReader, rows: Sequence[Mapping[str, Any]], wanted: str) -> list[int]:
+def best_of(reader: ProductReader, wanted: str) -> tuple[list[int], dict[int, str]]:
+    """Indices that ``best:N`` takes of a group, and why it leaves out each other valid epoch."""
     try:
         number = int(wanted.removeprefix("best:"))
     except ValueError:
         number = 0
     if number < 1:
         raise ConfigError(f"epochs={wanted!r}: write best:N with N at least 1, as best:5")
-    rms = reader.read("background_rms", epoch=slice(0, reader.epochs))
-    noise = {row["index"]: float(np.nanmedian(rms[row["index"]])) for row in rows}
-    best = sorted(rows, key=lambda row: (-depth(row, noise[row["index"]]), row["index"]))[:number]
-    return sorted(int(row["index"]) for row in best)
+    return best_epochs(reader, [row for row in epoch_table(reader) if row["valid"]], number)
 
 
 def _named(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:

@@ -1,132 +1,31 @@
-"""One epoch against its reference: opened, compared by stars, subtracted tile by tile."""
+"""A pair subtracted tile by tile: difference, score, and what each tile says of itself."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid_dist.errors import InputError
 from astrid_dist.flags import Flag
 from astrid_dist.imaging import zogy
 from astrid_dist.imaging.background import evaluate
 from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.masks import noise_moments, source_free
-from astrid_dist.imaging.psf import evaluate as psf_at
-from astrid_dist.stages.blocks import Planes, Window, field_shape, read_stars
-from astrid_dist.stages.pairing import Comparison, compare
-from astrid_dist.stages.selection import epoch_row
-from astrid_dist.store.layouts import TILE
-from astrid_dist.store.locations import Location
-from astrid_dist.store.reading import ProductReader
+from astrid_dist.stages.blocks import Planes, Window
+from astrid_dist.stages.pair import Pair, Template
+from astrid_dist.store.layouts import TILE, variables
 
 #: Source-free pixels below which the noise of a tile is not judged.
 ENOUGH_PIXELS = 5000
-#: Green range of std(S_corr) in the quality control of BlackBOX, a ZOGY survey in production.
-GREEN_STD = (0.7, 1.3)
-#: Scalars of an epoch that its difference keeps.
-COPIED = ("epoch_id", "source", "time", "mjd", "exptime", "fwhm")
 #: Box in which the residual sky is measured, pixels: so large that its noise is small beside the score's.
 SKY_BOX = 128
-#: Per-tile measurements, in the order of the layout.
-TILE_MAPS = (
-    "sigma_n", "sigma_r", "flux_ratio", "flux_ratio_err", "F_S", "dx", "dy", "dx_err", "dy_err",
-    "offset_scatter", "residual_sky", "renormalisation", "kernel_radius_px", "score_mean", "score_std",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An epoch of a survey and the reference of its field, opened."""
-
-    survey: ProductReader
-    reference: ProductReader
-    index: int
-    """Of the epoch in the survey."""
-    row: Mapping[str, Any]
-    """Scalars of the epoch."""
-    shape: tuple[int, int]
-    """Height and width of the field, pixels."""
-    comparison: Comparison
-    share: float
-    """Weight of the epoch in its own reference; 0 where it is no part of it."""
-    psfs: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """Terms of the epoch's and the reference's PSF."""
-
-    @property
-    def box(self) -> int:
-        """Side of the PSF stamps, pixels."""
-        return int(self.psfs[0].shape[-1])
-
-    @property
-    def halo(self) -> int:
-        """What a tile needs around it, pixels."""
-        return zogy.halo_px(self.box)
-
-    def psfs_at(self, x: float, y: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """PSFs of epoch and reference at a place."""
-        science, reference = (
-            psf_at(terms, int(reader.attributes["psf_order"]), x, y, self.shape)
-            for terms, reader in zip(self.psfs, (self.survey, self.reference), strict=True)
-        )
-        return science, reference
-
-    def scalars(self, score_std: NDArray[np.float32]) -> dict[str, Any]:
-        """What the difference keeps of the epoch, with a verdict on the subtraction."""
-        verdict, reason = self.comparison.verdict, self.comparison.reason
-        if self.share:
-            verdict = "in reference" if verdict == "good" else verdict
-            part = f"it is {100 * self.share:.0f} % of its own reference: what it shares with it is damped"
-            reason = "; ".join(one for one in (reason, part) if one)
-        std = float(np.nanmedian(score_std)) if np.isfinite(score_std).any() else float("nan")
-        if verdict == "good" and np.isfinite(std) and not GREEN_STD[0] <= std <= GREEN_STD[1]:
-            verdict = "noise off"
-            reason = f"S_corr has std {std:.2f} on source-free pixels before renormalisation"
-        return {
-            **{name: self.row[name] for name in COPIED},
-            "survey_epoch": self.index,
-            "zeropoint": self.reference.attributes["reference"]["zeropoint"],
-            "n_matched": self.comparison.n_matched,
-            "verdict": verdict,
-            "reason": reason,
-            "valid": True,
-        }
-
-
-def scalars_set_aside(survey: Location, group: str, index: int, reason: str) -> dict[str, Any]:
-    """What a difference keeps of an epoch that could not be subtracted."""
-    row = epoch_row(ProductReader(survey, group), index)
-    kept = {name: row[name] for name in COPIED}
-    return {**kept, "survey_epoch": index, "verdict": "quarantined", "reason": reason, "valid": False}
-
-
-def open_pair(survey: Location, reference: Location, group: str, index: int, match_radius_px: float) -> Pair:
-    """Open an epoch and the reference of its field, and compare their stars.
-
-    Raises
-    ------
-    InputError
-        There is no flux scale between them, or a stored PSF holds NaN.
-    """
-    science, template = ProductReader(survey, group), ProductReader(reference, group)
-    row = epoch_row(science, index)
-    made = template.attributes["reference"]
-    where = f"{group} epoch {row['source']}"
-    psfs = science.read("psf", epoch=index), template.read("psf")
-    if not all(np.isfinite(terms).all() for terms in psfs):
-        raise InputError(f"{where}: the stored PSF holds NaN; ingest the epoch again into a new survey")
-    known = made["zeropoint"] if made["zeropoint"] is not None else np.nan
-    comparison = compare(
-        read_stars(science, row["fwhm"], epoch=index),
-        read_stars(template, made["fwhm"]),
-        (float(row["zeropoint"]), float(known)),
-        match_radius_px,
-        where,
-    )
-    share = dict(zip(made["epoch_ids"], made["weights"], strict=True)).get(row["epoch_id"], 0.0)
-    shape = field_shape(science, "image")
-    return Pair(science, template, index, row, shape, comparison, float(share), psfs)
+#: Peaks of the score that are counted, in its standard deviations.
+PEAK = 5.0
+IMAGES = ("difference", "score", "sigma_flux")
+#: Measurements per tile.
+TILE_MAPS = tuple(
+    one.name for one in variables("difference").values() if one.dims == ("epoch", "tile_y", "tile_x")
+)
 
 
 @dataclass(frozen=True)
@@ -135,20 +34,38 @@ class Result:
 
     planes: dict[str, NDArray[Any]]
     """difference, score, sigma_flux and mask, (y, x)."""
-    maps: dict[str, NDArray[np.float32]]
+    maps: dict[str, NDArray[Any]]
     """`TILE_MAPS`, (tile_y, tile_x)."""
     psf_d: NDArray[np.float32]
     """(tile_y, tile_x, v, u)."""
-    peaks: NDArray[np.int32]
-    """Peaks of |S_corr| of 5 and more, (tile_y, tile_x); -1 where there is no data."""
+    quiet: NDArray[np.bool_]
+    """Source-free pixels, (y, x)."""
+    core: Window
+    """The shard."""
+
+    @property
+    def tiles(self) -> list[tuple[tuple[int, int], Window]]:
+        """Place in the maps and window of every tile that holds data."""
+        corner = self.core.y0 // TILE, self.core.x0 // TILE
+        tiles = [((row - corner[0], column - corner[1]), tile) for row, column, tile in self.core.tiles(TILE)]
+        return [(at, tile) for at, tile in tiles if np.isfinite(self.psf_d[at]).all()]
+
+    @classmethod
+    def empty(cls, core: Window, box: int, quiet: NDArray[np.bool_]) -> "Result":
+        """Without data yet."""
+        shape = core.shape
+        planes: dict[str, NDArray[Any]] = {name: np.full(shape, np.nan, np.float32) for name in IMAGES}
+        grid = (-(-shape[0] // TILE), -(-shape[1] // TILE))
+        layout = variables("difference")
+        maps = {name: np.full(grid, layout[name].fill_value, layout[name].dtype) for name in TILE_MAPS}
+        return cls(planes, maps, np.full((*grid, box, box), np.nan, np.float32), quiet, core)
 
 
 def subtract_tiles(
     pair: Pair,
     core: Window,
-    outer: Window,
     science: Planes,
-    template: Planes,
+    template: Template,
     astrometric_sigma_px: float,
     renormalise: bool,
 ) -> Result:
@@ -158,47 +75,36 @@ def subtract_tiles(
     ----------
     pair : Pair
         Epoch and reference.
-    core, outer : Window
-        The shard, and the shard with its halo, which the planes cover.
-    science, template : Planes
-        Of epoch and reference.
+    core : Window
+        The shard.
+    science : Planes
+        Of the epoch, on the shard and its halo.
+    template : Template
+        Of the reference, on the same window.
     astrometric_sigma_px : float
         Misregistration per axis assumed where stars are too few to measure it.
     renormalise : bool
         Divide S_corr of a tile by its source-free standard deviation. In an epoch that is part of its own
         reference the common noise cancels; there a deviation below 1 is left, lest it sharpen detections.
     """
-    shape = core.shape
-    names = ("difference", "score", "sigma_flux")
-    planes: dict[str, NDArray[Any]] = {name: np.full(shape, np.nan, np.float32) for name in names}
-    planes["mask"] = (science.mask | template.mask)[core.within(outer)]
-    grid = (-(-shape[0] // TILE), -(-shape[1] // TILE))
-    made = Result(
-        planes,
-        {name: np.full(grid, np.nan, np.float32) for name in TILE_MAPS},
-        np.full((*grid, pair.box, pair.box), np.nan, np.float32),
-        np.full(grid, -1, np.int32),
-    )
-    quiet = np.zeros(shape, bool)
-    fwhm = max(float(pair.row["fwhm"]), 2.0)
-    tiles = [
-        ((row - core.y0 // TILE, column - core.x0 // TILE), tile) for row, column, tile in core.tiles(TILE)
-    ]
-    for at, tile in tiles:
+    inner = core.within(science.window)
+    quiet = source_free(science.image[inner], science.sigma, pair.fwhm_px) & template.quiet[inner]
+    made = Result.empty(core, pair.box, quiet)
+    made.planes["mask"] = science.mask[inner] | template.planes.mask[inner]
+    for row, column, tile in core.tiles(TILE):
         window = tile.widened(pair.halo, *pair.shape)
-        new, ref = science.cut(window.within(outer)), template.cut(window.within(outer))
+        new, ref = science.cut(window), template.planes.cut(window)
         if np.isfinite(new.image).any() and np.isfinite(ref.image).any():
-            _subtract_tile(pair, made, at, tile, window, core, new, ref, astrometric_sigma_px)
-            free = source_free(new.image, new.sigma, fwhm) & source_free(ref.image, ref.sigma, fwhm)
-            quiet[tile.within(core)] = free[tile.within(window)]
-    sky = _residual_sky(planes["difference"], quiet)
-    planes["difference"] -= sky
-    for at, tile in tiles:
-        _normalise_tile(made, at, tile.within(core), sky, quiet, renormalise, pair.share > 0)
-    planes["mask"] |= np.where(np.isfinite(planes["score"]), 0, int(Flag.NO_DATA)).astype(np.uint16)
+            at = row - core.y0 // TILE, column - core.x0 // TILE
+            _subtract_tile(pair, made, at, tile, new, ref, astrometric_sigma_px)
+    sky = residual_sky(made.planes["difference"], quiet)
+    made.planes["difference"] -= sky
+    for at, tile in made.tiles:
+        _normalise_tile(made, at, tile.within(core), sky, renormalise, pair.share > 0)
+    made.planes["mask"][np.isnan(made.planes["score"])] |= int(Flag.NO_DATA)
     if np.isfinite(made.maps["kernel_radius_px"]).any():
         border = _border(core, pair.shape, float(np.nanmax(made.maps["kernel_radius_px"])))
-        planes["mask"] |= np.where(border, int(Flag.EDGE), 0).astype(np.uint16)
+        made.planes["mask"][border] |= int(Flag.EDGE)
     return made
 
 
@@ -207,17 +113,15 @@ def _subtract_tile(
     made: Result,
     at: tuple[int, int],
     tile: Window,
-    window: Window,
-    core: Window,
     new: Planes,
     ref: Planes,
     astrometric_sigma_px: float,
 ) -> None:
     """ZOGY of one tile, into the result."""
-    compared = pair.comparison
+    local = pair.comparison.at(*tile.centre, TILE / 2)
     psf_n, psf_r = pair.psfs_at(*tile.centre)
     filters = zogy.plan_subtraction(
-        psf_n, psf_r, new.sigma, ref.sigma, compared.flux_ratio, shape=window.shape
+        psf_n, psf_r, new.sigma, ref.sigma, local.flux_ratio, shape=new.window.shape
     )
     result = zogy.subtract(
         new.image,
@@ -225,50 +129,64 @@ def _subtract_tile(
         new.variance,
         ref.variance,
         filters,
-        shift=compared.shift,
-        astrometric_sigma=compared.astrometric_sigma(astrometric_sigma_px),
-        flux_ratio_err=compared.flux_sigma,
+        shift=local.shift,
+        astrometric_sigma=local.astrometric_sigma(astrometric_sigma_px),
+        flux_ratio_err=local.flux_sigma,
     )
-    crop, place = tile.within(window), tile.within(core)
-    for name in ("difference", "score", "sigma_flux"):
+    crop, place = tile.within(new.window), tile.within(made.core)
+    for name in IMAGES:
         made.planes[name][place] = getattr(result, name)[crop]
     made.psf_d[at] = result.psf_d
     measured = {
         "sigma_n": new.sigma,
         "sigma_r": ref.sigma,
-        "flux_ratio": compared.flux_ratio,
-        "flux_ratio_err": compared.flux_ratio_err,
+        "flux_ratio": local.flux_ratio,
+        "flux_ratio_err": local.flux_ratio_err,
+        "flux_ratio_scatter": local.flux_scatter,
         "F_S": result.F_S,
-        "dx": compared.dx,
-        "dy": compared.dy,
-        "dx_err": compared.dx_err,
-        "dy_err": compared.dy_err,
-        "offset_scatter": compared.scatter,
+        "dx": local.dx,
+        "dy": local.dy,
+        "dx_err": local.dx_err,
+        "dy_err": local.dy_err,
+        "offset_scatter": np.hypot(local.scatter_x, local.scatter_y) / np.sqrt(2),
+        "n_tile_stars": local.n_stars,
         "kernel_radius_px": result.kernel_radius_px,
+        "fwhm_n": pair.fwhms_at(psf_n, psf_r)[0],
+        "fwhm_r": pair.fwhms_at(psf_n, psf_r)[1],
     }
     for name, value in measured.items():
         made.maps[name][at] = value
 
 
-def _residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> NDArray[np.float32]:
+def residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> NDArray[np.float32]:
     """What the two skies leave in a difference, smooth over `SKY_BOX` pixels; zero where it cannot be told.
 
-    The clipped mean of source-free pixels, box by box: D is white, so every pixel counts the same.
+    The mean of source-free pixels within five standard deviations, box by box: D is white, so every pixel
+    counts the same.
     """
     height, width = difference.shape
-    mesh = np.full((-(-height // SKY_BOX), -(-width // SKY_BOX)), np.nan, np.float32)
-    for row, column in np.ndindex(*mesh.shape):
-        box = (
-            slice(row * SKY_BOX, (row + 1) * SKY_BOX),
-            slice(column * SKY_BOX, (column + 1) * SKY_BOX),
-        )
-        mean, _, count = noise_moments(difference[box], quiet[box])
-        if count >= ENOUGH_PIXELS // 5:
-            mesh[row, column] = mean
-    if not np.isfinite(mesh).any():
+    mean, std, count = noise_moments(difference, quiet)
+    if not count or not np.isfinite(std):
         return np.zeros_like(difference)
-    mesh[~np.isfinite(mesh)] = np.nanmedian(mesh)
-    return evaluate(mesh, SKY_BOX, 0, 0, height, width)
+    used = quiet & (np.abs(difference - np.float32(mean)) <= np.float32(5 * std))
+    total, number = (
+        _box_sums(values, SKY_BOX) for values in (np.where(used, difference, np.float32(0)), used)
+    )
+    enough = number >= ENOUGH_PIXELS // 5
+    if not enough.any():
+        return np.zeros_like(difference)
+    mesh = np.divide(total, number, out=np.full(total.shape, np.nan), where=enough)
+    mesh[~enough] = np.median(mesh[enough])
+    return evaluate(mesh.astype(np.float32), SKY_BOX, 0, 0, height, width)
+
+
+def _box_sums(values: NDArray[Any], box: int) -> NDArray[np.float64]:
+    """Sums over square boxes; the last ones may be smaller."""
+    rows, columns = (np.arange(0, size, box) for size in values.shape)
+    sums: NDArray[np.float64] = np.add.reduceat(
+        np.add.reduceat(values, rows, axis=0, dtype=np.float64), columns, axis=1
+    )
+    return sums
 
 
 def _normalise_tile(
@@ -276,25 +194,28 @@ def _normalise_tile(
     at: tuple[int, int],
     place: tuple[slice, slice],
     sky: NDArray[np.float32],
-    quiet: NDArray[np.bool_],
     renormalise: bool,
     shares_noise: bool,
 ) -> None:
     """Take the residual sky out of a tile's score, judge its noise, renormalise, count its peaks."""
-    if not np.isfinite(made.psf_d[at]).all():
-        return
     score, sigma_flux = made.planes["score"][place], made.planes["sigma_flux"][place]
     # A level b of D / F_D is a PSF flux of b / sum(P_D^2): S = F_D^2 b and F_S = F_D^2 sum(P_D^2).
     score -= sky[place] / np.float32(np.square(made.psf_d[at]).sum()) / sigma_flux
-    mean, std, n_quiet = noise_moments(score, quiet[place])
+    mean, std, n_quiet = noise_moments(score, made.quiet[place])
     factor = std if renormalise and n_quiet >= ENOUGH_PIXELS and std > 0 else 1.0
     if shares_noise:
         factor = max(factor, 1.0)
+    made.maps["n_peaks_raw"][at] = len(find_peaks(score, PEAK)[0])
     score /= np.float32(factor)
     sigma_flux *= np.float32(factor)
-    made.peaks[at] = len(find_peaks(score)[0])
-    measured = {"residual_sky": float(np.median(sky[place])), "renormalisation": factor}
-    for name, value in {**measured, "score_mean": mean, "score_std": std}.items():
+    measured = {
+        "n_peaks": len(find_peaks(score, PEAK)[0]),
+        "residual_sky": float(np.median(sky[place])),
+        "renormalisation": factor,
+        "score_mean": mean,
+        "score_std": std,
+    }
+    for name, value in measured.items():
         made.maps[name][at] = value
 
 

@@ -213,10 +213,15 @@ _TILES = """
     fwhm_r | f4 | pixel | full width at half maximum of the reference PSF
     correlation_n | f4 | 1 | correlation of the noise of neighbouring pixels, science
     correlation_r | f4 | 1 | correlation of the noise of neighbouring pixels, reference
+    psf_chi2 | f4 | 1 | chi squared per degree of freedom of the PSF stars of the epoch
     match_chi2 | f4 | 1 | chi squared of star pixels in the difference
-    residual_ratio | f4 | 1 | mean over star footprints of abs(difference) over science light
-    residual_ratio_std | f4 | 1 | its standard deviation over stars
+    displacement | f4 | pixel | displacement that stars still have in the difference
+    psf_width_error | f4 | 1 | error of the PSF's width that stars show in the difference
+    flux_left | f4 | 1 | flux that stars still have in the difference, of their own
+    residual_ratio | f4 | 1 | light that stars leave in the difference, of their own
+    residual_ratio_std | f4 | 1 | standard deviation of residual_ratio over stars
     bad_fraction | f4 | 1 | pixels without data, of all
+    saturated_fraction | f4 | 1 | saturated and bleeding pixels, of all
     limiting_mag | f4 | mag | AB magnitude of a point source of SNR 5 in the difference
     limiting_flux | f4 | electron | flux of a point source of SNR 5 in the difference
     tile_quality | f4 | 1 | quality of the tile, 0 to 1
