@@ -74,7 +74,7 @@ def test_the_light_left_is_a_fraction_of_the_stars_own():
     # Absolute values of a residual below the noise hardly add to those of the noise.
     assert tenth == pytest.approx(0.1, abs=0.015)
     assert spread < 0.03
-    assert whole == pytest.approx(1, abs=0.01)
+    assert whole == pytest.approx(1, abs=0.02)
 
 
 def test_chi_squared_of_stars_is_one_where_noise_is_as_told():
