@@ -11,7 +11,8 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 import fsspec
@@ -32,7 +33,8 @@ from astrid_dist.formats.planes import (
     variance_from_gain,
     variance_from_weight,
 )
-from astrid_dist.surveys.headers import Facts, read_facts
+from astrid_dist.imaging.gain import estimate_gain
+from astrid_dist.surveys.headers import Facts, missing_gain, read_facts
 from astrid_dist.surveys.profile import Profile
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz", ".fit.fz")
@@ -130,6 +132,8 @@ def read_frames(path: str | os.PathLike[str], profile: Profile) -> Iterator[Fram
 def read_frame(path: str | os.PathLike[str], hdu: int, profile: Profile) -> Frame:
     """Read one image extension and calibrate it to electrons with variance and flags.
 
+    A gain that neither header nor profile says is measured from the noise of the sky.
+
     Parameters
     ----------
     path : str
@@ -142,7 +146,7 @@ def read_frame(path: str | os.PathLike[str], hdu: int, profile: Profile) -> Fram
     ------
     InputError
         Nothing there, not FITS, cut short, no such image, too small, all NaN or constant, a keyword missing,
-        or a weight or quality plane of another shape.
+        a gain that the pixels do not tell either, or a weight or quality plane of another shape.
     """
     source = os.fspath(path)
     where = f"{source}[{hdu}]"
@@ -155,17 +159,19 @@ def read_frame(path: str | os.PathLike[str], hdu: int, profile: Profile) -> Fram
     _check_size(raw, where, profile)
     facts = _facts(header, where, profile)
     planes = {**_planes_beside(source, hdu, header, profile, raw.shape), **planes}
-    image = np.ascontiguousarray(raw, dtype=np.float32) * np.float32(facts.scale)
-    finite = np.isfinite(image)
+    finite = np.isfinite(raw)
     if not finite.any():
         raise InputError(f"{where}: every pixel is NaN or infinite; leave the frame out or reduce it again")
-    if image[finite].min() == image[finite].max():
+    if raw[finite].min() == raw[finite].max():
         raise InputError(
             f"{where}: every pixel has the value {raw[finite].flat[0]}; the frame holds no sky, leave it out"
         )
     mask = np.where(finite, 0, Flag.NO_DATA).astype(np.uint16)
     if "quality" in planes:
         mask |= quality_flags(planes["quality"][0], header, profile.planes)
+    if isnan(facts.gain):
+        facts = _with_gain(raw, mask, header, where, profile)
+    image = np.ascontiguousarray(raw, dtype=np.float32) * np.float32(facts.scale)
     mask[finite & (image >= facts.saturation_electron)] |= np.uint16(Flag.SATURATED)
     unusable = (mask & np.uint16(UNUSABLE)) > 0
     if unusable.all():
@@ -348,11 +354,24 @@ def _pixels(hdus: fits.HDUList, index: int, source: str) -> NDArray[Any]:
     return np.asarray(data)
 
 
-def _facts(header: fits.Header, where: str, profile: Profile) -> Facts:
+def _facts(header: fits.Header, where: str, profile: Profile, gain: float | None = None) -> Facts:
     try:
-        return read_facts(header, profile)
+        return read_facts(header, profile, gain)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _with_gain(raw: NDArray[Any], mask: Mask, header: fits.Header, where: str, profile: Profile) -> Facts:
+    """The header's numbers with the gain that the pixels tell."""
+    counts = _facts(header, where, profile, 1.0)  # a gain of one: its "electrons" are counts
+    image = np.asarray(raw, np.float32) * np.float32(counts.scale)
+    unusable = (mask > 0) | ~(image < counts.saturation_electron)
+    try:
+        gain = estimate_gain(image, unusable, counts.read_noise)
+    except InputError as error:
+        raise InputError(f"{where}: {missing_gain(header, profile, str(error))}") from error
+    facts = _facts(header, where, profile, gain.value)
+    return replace(facts, notes=(*facts.notes, str(gain)))
 
 
 def _check_size(pixels: NDArray[Any], where: str, profile: Profile) -> None:

@@ -19,7 +19,8 @@ class Facts:
 
     `scale` is electrons per unit of the stored pixels; `zeropoint` the AB magnitude of one electron of this
     exposure (NaN if unknown); `mjd` is mid-exposure, UTC; `saturation_electron` is infinite where nothing
-    says; `notes` says what had to be assumed.
+    says; `notes` says what had to be assumed. Where neither header nor profile has a gain it is NaN, and so
+    is what follows from it, until it is measured; then `gain_estimated` is true.
     """
 
     mjd: float
@@ -33,9 +34,10 @@ class Facts:
     band: str
     ccd: str
     notes: tuple[str, ...] = ()
+    gain_estimated: bool = False
 
 
-def read_facts(header: Mapping[str, Any], profile: Profile) -> Facts:
+def read_facts(header: Mapping[str, Any], profile: Profile, measured_gain: float | None = None) -> Facts:
     """Read everything that `ingest` needs to know of one frame.
 
     Parameters
@@ -43,6 +45,8 @@ def read_facts(header: Mapping[str, Any], profile: Profile) -> Facts:
     header : mapping
         FITS header with the primary header's keywords inherited.
     profile : Profile
+    measured_gain : float, optional
+        Electrons per count, taken where neither header nor profile says.
 
     Raises
     ------
@@ -56,11 +60,9 @@ def read_facts(header: Mapping[str, Any], profile: Profile) -> Facts:
         raise _missing("exposure time", words.exptime, "exptime: <seconds>", profile, header)
     gain = _first(header, words.gain) or profile.gain
     unit = profile.unit if profile.unit != "auto" else _unit(header)
-    if gain is None or gain <= 0:
-        if not unit.startswith("electron"):
-            names = [w for group in words.gain for w in group]
-            raise _missing("gain", names, "gain: <electron per DN>", profile, header)
-        gain = 1.0
+    estimated = gain is None and not unit.startswith("electron") and measured_gain is not None
+    if gain is None:
+        gain = 1.0 if unit.startswith("electron") else measured_gain or math.nan
     scale = (1.0 if unit.startswith("electron") else gain) * (exptime if unit.endswith("/s") else 1.0)
     read_noise = _first(header, words.read_noise)
     if read_noise is None:
@@ -83,7 +85,15 @@ def read_facts(header: Mapping[str, Any], profile: Profile) -> Facts:
         band=_band(header, profile),
         ccd=_ccd(header, words.ccd),
         notes=(*notes, *note),
+        gain_estimated=estimated,
     )
+
+
+def missing_gain(header: Mapping[str, Any], profile: Profile, why: str) -> InputError:
+    """What to say of a frame without a gain, where its pixels do not tell it either."""
+    words = [word for group in profile.keywords.gain for word in group]
+    said = _missing("gain", words, "gain: <electron per DN>", profile, header)
+    return InputError(f"{said}; it could not be measured: {why}")
 
 
 def number(header: Mapping[str, Any], keyword: str) -> float | None:

@@ -99,6 +99,35 @@ def test_variance_is_the_photons_and_the_read_noise(tmp_path):
     np.testing.assert_allclose(frame.variance, frame.image + READ_NOISE**2)
 
 
+def test_a_frame_without_a_gain_gets_the_one_its_noise_tells(tmp_path):
+    data, path = counts(shape=(256, 256)), tmp_path / "a.fits"
+    fits.PrimaryHDU(data, header(GAIN=None, MAGZERO=25.0)).writeto(path)
+    [probed] = probe(path, GENERIC)
+    assert not probed.problem
+    frame = read_frame(path, 0, GENERIC)
+    gain = frame.facts.gain
+    assert gain == pytest.approx(GAIN, rel=0.05)
+    assert frame.facts.gain_estimated
+    assert any(
+        note.startswith(f"gain {gain:.3g}±") and note.endswith("sky noise") for note in frame.facts.notes
+    )
+    np.testing.assert_array_equal(frame.image, data * np.float32(gain))
+    assert frame.facts.zeropoint == pytest.approx(25 + 2.5 * math.log10(gain))
+    assert frame.facts.saturation_electron == pytest.approx(5e4 * gain)
+    per_second = header(GAIN=None, BUNIT="DN/s")
+    fits.PrimaryHDU(data / np.float32(60), per_second).writeto(tmp_path / "b.fits")
+    assert read_frame(tmp_path / "b.fits", 0, GENERIC).facts.gain == pytest.approx(GAIN, rel=0.05)
+
+
+def test_without_gain_and_without_sky_a_frame_is_refused_with_the_keyword_to_add(tmp_path):
+    data = (counts(shape=(256, 256)).astype(np.float32) - SKY_DN).astype(np.float32)
+    fits.PrimaryHDU(data, header(GAIN=None)).writeto(tmp_path / "a.fits")
+    with pytest.raises(
+        InputError, match=r"no gain in the header.*gain: <electron per DN>.*sky was subtracted"
+    ):
+        read_frame(tmp_path / "a.fits", 0, GENERIC)
+
+
 def test_where_the_sky_is_gone_the_scatter_speaks_and_sources_add_their_own_noise(tmp_path):
     data = counts().astype(np.float32) - SKY_DN
     data[40:44, 60:64] += 5000

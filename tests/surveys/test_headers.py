@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astrid_dist.errors import InputError
-from astrid_dist.surveys.headers import read_facts
+from astrid_dist.surveys.headers import missing_gain, read_facts
 from astrid_dist.surveys.profile import load_profile
 
 GENERIC = load_profile("generic")
@@ -55,9 +55,7 @@ def test_a_time_in_the_future_or_before_photography_or_unreadable_is_refused(hea
         facts(**header)
 
 
-@pytest.mark.parametrize(
-    ("missing", "said"), [("EXPTIME", "exposure time"), ("GAIN", "gain"), ("MJD-OBS", "time")]
-)
+@pytest.mark.parametrize(("missing", "said"), [("EXPTIME", "exposure time"), ("MJD-OBS", "time")])
 def test_a_missing_keyword_is_named_with_what_to_do(missing, said):
     with pytest.raises(InputError, match=f"no {said}.*{missing}.*extends"):
         facts(**{missing: None})
@@ -67,7 +65,7 @@ def test_what_to_extend_is_a_name_or_the_path_of_the_users_own_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\n")
     with pytest.raises(InputError, match=f"extends: {path}"):
-        facts(load_profile(path), GAIN=None)
+        facts(load_profile(path), EXPTIME=None)
     with pytest.raises(InputError, match="extends: decam"):
         facts(load_profile("decam"), EXPTIME=None)
 
@@ -84,8 +82,32 @@ def test_unusable_values_count_as_absent():
     assert facts(FWHM="NaN", MAGZERO=None).fwhm_px is None
     assert math.isnan(facts().zeropoint)
     for value in (0, -1.5):
-        with pytest.raises(InputError, match=f"^GAIN={value} is no gain; correct it"):
-            facts(GAIN=value)
+        with pytest.raises(InputError, match=f"^EXPTIME={value} is no exposure time; correct it"):
+            facts(EXPTIME=value)
+
+
+def test_a_gain_that_nothing_says_is_unknown_until_it_is_measured():
+    unknown = facts(GAIN=None, MAGZERO=25.0)
+    assert math.isnan(unknown.gain)
+    assert math.isnan(unknown.scale)
+    assert math.isnan(unknown.zeropoint)
+    header = {k: v for k, v in PLAIN.items() if k != "GAIN"} | {"MAGZERO": 25.0, "SATURATE": 6e4}
+    for useless in ({}, {"GAIN": 0}, {"GAIN": "unknown"}):
+        found = read_facts(header | useless, GENERIC, 1.7)
+        assert (found.gain, found.scale, found.gain_estimated) == (1.7, 1.7, True)
+        assert found.saturation_electron == pytest.approx(1.02e5)
+        assert found.zeropoint == pytest.approx(25.0 + 2.5 * math.log10(1.7))
+    said = read_facts(header | {"GAIN": 2.0}, GENERIC, 1.7)
+    assert (said.gain, said.gain_estimated) == (2.0, False)
+    electrons = read_facts(header | {"BUNIT": "electron"}, GENERIC, 1.7)
+    assert (electrons.gain, electrons.gain_estimated) == (1.0, False)
+
+
+def test_a_gain_that_cannot_be_measured_either_is_asked_for_by_keyword():
+    error = missing_gain({"GAIN": 0}, GENERIC, "the sky was subtracted")
+    assert str(error).startswith("GAIN=0 is no gain; correct it, or say `gain: <electron per DN>`")
+    assert str(error).endswith("it could not be measured: the sky was subtracted")
+    assert "no gain in the header: looked for GAIN, EGAIN," in str(missing_gain({}, GENERIC, "x"))
 
 
 def test_bands_are_first_words_or_what_the_profile_matches():
