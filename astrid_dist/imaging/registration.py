@@ -1,34 +1,45 @@
 """Two star lists of one field: which stars are the same, how far apart, how much brighter."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
 from astrid_dist.flags import StarFlag
+from astrid_dist.imaging.field_models import Surface, fit_surface
 from astrid_dist.imaging.stars import StarList
 
-Float64 = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 _NOT_A_STAR = int(StarFlag.SATURATED | StarFlag.EXTENDED | StarFlag.SHARP | StarFlag.CENTROID)
-_NO_FLUX = int(StarFlag.BLENDED | StarFlag.MASKED | StarFlag.EDGE)
-_CLIP_SIGMA = 4.0
+_SOILED = int(StarFlag.BLENDED | StarFlag.MASKED | StarFlag.EDGE)
 
 
 @dataclass(frozen=True)
 class Offset:
-    """Mean offset of two lists in pixels, a minus b; `scatter` is what single stars add to their noise."""
+    """Offset of two lists or images in pixels, a minus b, from n stars or parts of an image.
+
+    The scatter is what single stars add to their noise.
+    """
 
     dx: float
     dy: float
     dx_err: float
     dy_err: float
-    scatter: float
+    scatter_x: float
+    scatter_y: float
     n: int
+
+    @property
+    def scatter(self) -> float:
+        """Per axis, of both axes together."""
+        return float(np.hypot(self.scatter_x, self.scatter_y) / np.sqrt(2))
+
+
+NAN = float("nan")
+#: Where nothing can be measured.
+NO_OFFSET = Offset(NAN, NAN, NAN, NAN, NAN, NAN, 0)
 
 
 @dataclass(frozen=True)
@@ -68,89 +79,85 @@ def match_stars(a: StarList, b: StarList, radius_px: float) -> tuple[Indices, In
     return ia[mutual], ib[to_b[mutual]]
 
 
-def measure_offset(a: StarList, b: StarList, ia: Indices, ib: Indices) -> Offset:
-    """Robust weighted mean offset of matched stars.
+def offset_surfaces(
+    a: StarList, b: StarList, ia: Indices, ib: Indices, shape: tuple[int, int] | None = None
+) -> tuple[Surface, Surface]:
+    """How dx and dy, a minus b, vary over a field.
 
     Parameters
     ----------
     a, b : StarList
     ia, ib : (n,) int
-        From `match_stars`.
+        From `match_stars`, one pair at least. Blended and cut stars are used only where fewer than eight
+        others are left.
+    shape : (height, width), optional
+        Of the field, pixels; one value for the whole field without it.
 
     Returns
     -------
-    Offset
-        NaN without a pair. The scatter is per axis, and all of it where a list does not know its FWHM.
+    dx, dy : Surface
+        Pixels. The scatter is all the spread where a list does not know its FWHM.
     """
+    use = _clean(a, b, ia, ib, 8)
+    ia, ib = ia[use], ib[use]
     noise = np.hypot(np.nan_to_num(a.position_err[ia]), np.nan_to_num(b.position_err[ib]))
-    dx, dx_err, scatter_x, n_x = _robust_mean(a.x[ia] - b.x[ib], noise)
-    dy, dy_err, scatter_y, n_y = _robust_mean(a.y[ia] - b.y[ib], noise)
-    return Offset(dx, dy, dx_err, dy_err, float(np.hypot(scatter_x, scatter_y) / np.sqrt(2)), min(n_x, n_y))
+    dx, dy = (
+        fit_surface(b.x[ib], b.y[ib], difference, noise, shape)
+        for difference in (a.x[ia] - b.x[ib], a.y[ia] - b.y[ib])
+    )
+    return dx, dy
+
+
+def flux_surface(
+    a: StarList, b: StarList, ia: Indices, ib: Indices, shape: tuple[int, int] | None = None
+) -> Surface | None:
+    """How the natural logarithm of the flux ratio a / b varies over a field.
+
+    Parameters
+    ----------
+    a, b, ia, ib, shape
+        As of `offset_surfaces`. Blended and cut stars are used only where fewer than five others are left.
+
+    Returns
+    -------
+    Surface or None
+        None without a pair of positive fluxes.
+    """
+    positive = (a.flux[ia] > 0) & (b.flux[ib] > 0)
+    ia, ib = ia[positive], ib[positive]
+    use = _clean(a, b, ia, ib, 5)
+    ia, ib = ia[use], ib[use]
+    if len(ia) == 0:
+        return None
+    fa, fb = a.flux[ia].astype(np.float64), b.flux[ib].astype(np.float64)
+    noise = np.hypot(a.flux_err[ia] / fa, b.flux_err[ib] / fb)
+    return fit_surface(b.x[ib], b.y[ib], np.log(fa / fb), noise, shape)
+
+
+def measure_offset(a: StarList, b: StarList, ia: Indices, ib: Indices) -> Offset:
+    """One offset for all matched stars (`offset_surfaces` of order 0); NaN without a pair."""
+    if len(ia) == 0:
+        return NO_OFFSET
+    return mean_offset(*offset_surfaces(a, b, ia, ib))
+
+
+def mean_offset(dx: Surface, dy: Surface) -> Offset:
+    """The offset that two surfaces of order 0 hold."""
+    (x, x_err), (y, y_err) = dx.at(0, 0), dy.at(0, 0)
+    return Offset(x, y, x_err, y_err, dx.scatter, dy.scatter, min(dx.n_inliers, dy.n_inliers))
 
 
 def measure_flux_ratio(a: StarList, b: StarList, ia: Indices, ib: Indices) -> FluxRatio:
-    """Robust weighted flux ratio a / b of matched stars; variable stars are clipped.
-
-    Parameters
-    ----------
-    a, b : StarList
-    ia, ib : (n,) int
-        From `match_stars`. Blended stars are used only where fewer than five others are left.
-
-    Returns
-    -------
-    FluxRatio
-        NaN without a pair. The error is that of the mean, scatter between stars included.
-    """
-    positive = (a.flux[ia] > 0) & (b.flux[ib] > 0)
-    clean = positive & (((a.flags[ia] | b.flags[ib]) & _NO_FLUX) == 0)
-    use = clean if clean.sum() >= 5 else positive
-    fa, fb = a.flux[ia][use].astype(np.float64), b.flux[ib][use].astype(np.float64)
-    noise = np.hypot(a.flux_err[ia][use] / fa, b.flux_err[ib][use] / fb)
-    mean, error, scatter, n = _robust_mean(np.log(fa / fb), noise)
+    """One flux ratio a / b for all matched stars (`flux_surface` of order 0); NaN without a pair."""
+    surface = flux_surface(a, b, ia, ib)
+    if surface is None:
+        return FluxRatio(NAN, NAN, NAN, 0)
+    mean, error = surface.at(0, 0)
     ratio = float(np.exp(mean))
-    return FluxRatio(ratio, ratio * error, scatter, n)
+    return FluxRatio(ratio, ratio * error, surface.scatter, surface.n_inliers)
 
 
-def _robust_mean(values: Float64, noise: NDArray[Any]) -> tuple[float, float, float, int]:
-    """Mean, its error, scatter beyond the noise and number kept, clipped at four sigma."""
-    if len(values) == 0:
-        return float("nan"), float("nan"), float("nan"), 0
-    noise2 = np.maximum(np.asarray(noise, dtype=np.float64), 1e-6) ** 2
-    mean = float(np.median(values))
-    spread2 = (1.4826 * float(np.median(np.abs(values - mean)))) ** 2
-    scatter2 = max(spread2 - float(np.median(noise2)), 0.0)
-    keep = np.ones(len(values), dtype=bool)
-    for _ in range(20):
-        inside = np.abs(values - mean) <= _CLIP_SIGMA * np.sqrt(noise2 + scatter2)
-        if not inside.any():
-            inside = np.abs(values - mean) <= np.abs(values - mean).min()
-        v, n2 = values[inside], noise2[inside]
-        scatter2 = _excess(v, n2)
-        weight = 1 / (n2 + scatter2)
-        mean = float((weight * v).sum() / weight.sum())
-        if np.array_equal(inside, keep):
-            break
-        keep = inside
-    return mean, float(weight.sum() ** -0.5), float(np.sqrt(scatter2)), int(keep.sum())
-
-
-def _excess(values: Float64, noise2: Float64) -> float:
-    """Variance beyond the noise that is most likely; 0 where the noise suffices.
-
-    The likelihood hears the stars whose own noise is small; chi-square would hear the many faint ones.
-    """
-
-    def slope(scatter2: float) -> float:
-        weight = 1 / (noise2 + scatter2)
-        mean = (weight * values).sum() / weight.sum()
-        return float(
-            (weight**2 * (values - mean) ** 2).sum() * len(values) / (len(values) - 1) - weight.sum()
-        )
-
-    if len(values) < 2 or slope(0.0) <= 0:
-        return 0.0
-    top = float(np.var(values, ddof=1)) * 2 + 1e-30
-    while slope(top) > 0:
-        top *= 2
-    return float(brentq(slope, 0.0, top, xtol=1e-14))
+def _clean(a: StarList, b: StarList, ia: Indices, ib: Indices, enough: int) -> NDArray[np.bool_]:
+    """Pairs without a blended or cut star, or all where those are too few."""
+    clean = ((a.flags[ia] | b.flags[ib]) & _SOILED) == 0
+    return clean if clean.sum() >= enough else np.ones(len(ia), bool)

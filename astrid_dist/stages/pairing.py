@@ -1,11 +1,14 @@
 """How one epoch compares with another by their stars: flux ratio, offset, and what is missing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from astrid_dist.errors import InputError
 from astrid_dist.imaging import registration
+from astrid_dist.imaging.field_models import Surface
+from astrid_dist.imaging.registration import NO_OFFSET, Offset
 from astrid_dist.imaging.stars import StarList
 
 #: Below this many matched stars the flux scale comes from the zero points, where there are any.
@@ -16,6 +19,10 @@ FEWEST_FOR_OFFSET = 4
 SMALLEST_SHIFT = 0.01
 #: Where both have this many stars, this part must match; chance alone matches a tenth.
 ENOUGH_TO_JUDGE, LEAST_MATCHED = 30, 0.25
+
+
+Float64 = NDArray[np.float64]
+OFFSET_FIELDS = ("dx", "dy", "dx_err", "dy_err", "scatter_x", "scatter_y")
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,25 @@ def _worth_correcting(offset: float, error: float) -> float:
 
 
 @dataclass(frozen=True)
+class FieldModels:
+    """How offset and flux ratio vary over the field; None where one value has to do."""
+
+    dx: Surface | None
+    dy: Surface | None
+    log_ratio: Surface | None
+    """Natural logarithm of the flux ratio."""
+    x: Float64
+    """Places of the matched stars in the reference, (n,) pixels."""
+    y: Float64
+
+
+@dataclass(frozen=True)
 class Comparison(Local):
     """Epoch against reference over the whole field, as one value each; `at` says it place by place."""
 
     verdict: str
     reason: str
+    models: FieldModels
 
     @property
     def n_matched(self) -> int:
@@ -92,8 +113,31 @@ class Comparison(Local):
             Centre of the tile, pixels of the field.
         half_px : float
             Half its side.
+
+        Returns
+        -------
+        Local
+            The surfaces at the centre. The scatter is that of the field, where the tile holds ten stars or
+            more drawn towards theirs.
         """
-        return self
+        models = self.models
+        ratio, ratio_err, flux_scatter = self.flux_ratio, self.flux_ratio_err, self.flux_scatter
+        if models.log_ratio is not None:
+            mean, error = models.log_ratio.at(x, y)
+            ratio, ratio_err = float(np.exp(mean)), float(np.exp(mean)) * error
+            flux_scatter = models.log_ratio.scatter_near(x, y, half_px)
+        dx, dx_err, scatter_x = self.dx, self.dx_err, self.scatter_x
+        dy, dy_err, scatter_y = self.dy, self.dy_err, self.scatter_y
+        if models.dx is not None and models.dy is not None:
+            (dx, dx_err), (dy, dy_err) = models.dx.at(x, y), models.dy.at(x, y)
+            scatter_x, scatter_y = (one.scatter_near(x, y, half_px) for one in (models.dx, models.dy))
+        n = int(((np.abs(models.x - x) <= half_px) & (np.abs(models.y - y) <= half_px)).sum())
+        return Local(ratio, ratio_err, flux_scatter, dx, dy, dx_err, dy_err, scatter_x, scatter_y, n)
+
+    def with_offset(self, offset: Offset) -> "Comparison":
+        """The same with an offset measured otherwise, the same all over the field; for few stars."""
+        measured = {name: getattr(offset, name) for name in OFFSET_FIELDS}
+        return replace(self, **measured, models=replace(self.models, dx=None, dy=None))
 
 
 def compare(
@@ -137,14 +181,17 @@ def compare(
             "must be aligned with its field's grid before it is ingested"
         )
     ratio, error, spread, verdict, reason = 1.0, 0.0, 0.0, "good", ""
-    dx = dy = dx_err = dy_err = scatter = float("nan")
+    offset, surface_x, surface_y, log_ratio = NO_OFFSET, None, None, None
     if n:
         measured = registration.measure_flux_ratio(epoch, reference, ia, ib)
         ratio, error = measured.ratio, measured.error
-        spread = measured.scatter if n >= FEW_STARS else 0.0
+    if n >= FEW_STARS:
+        spread = measured.scatter
     if n >= FEWEST_FOR_OFFSET:
         offset = registration.measure_offset(epoch, reference, ia, ib)
-        dx, dy, dx_err, dy_err, scatter = offset.dx, offset.dy, offset.dx_err, offset.dy_err, offset.scatter
+    if shape is not None and n >= FEW_STARS:
+        log_ratio = registration.flux_surface(epoch, reference, ia, ib, shape)
+        surface_x, surface_y = registration.offset_surfaces(epoch, reference, ia, ib, shape)
     if n < FEW_STARS:
         verdict = "few stars"
         known = all(np.isfinite(zeropoints))
@@ -164,5 +211,12 @@ def compare(
         if n < FEWEST_FOR_OFFSET:
             reason += "; offset not measured"
     return Comparison(
-        ratio, error, spread, dx, dy, dx_err, dy_err, scatter, scatter, n, verdict=verdict, reason=reason
+        ratio,
+        error,
+        spread,
+        **{name: getattr(offset, name) for name in OFFSET_FIELDS},
+        n_stars=n,
+        verdict=verdict,
+        reason=reason,
+        models=FieldModels(surface_x, surface_y, log_ratio, reference.x[ib], reference.y[ib]),
     )

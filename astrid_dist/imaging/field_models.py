@@ -1,0 +1,191 @@
+"""Quantities that vary smoothly over a field: Legendre surfaces through stars, with errors and scatter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+#: Terms L_i(x) L_j(y) by (i, j): order 0 has the first, order 1 three, order 2 six.
+TERMS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
+#: Stars per term below which a higher order is not tried.
+STARS_PER_TERM = 3
+#: Part of the stars presumed to be outliers before any is seen, worth as many stars.
+_PRESUMED_OUTLIERS, _PRESUMED_STARS = 0.05, 10.0
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A low-order Legendre surface over a field, and what the stars scatter about it.
+
+    `terms` (n,) and their `covariance` (n, n), sorted as `TERMS`; `scatter` is the standard deviation that
+    single stars add to their noise, `scatter2_err` the standard error of its square.
+    """
+
+    terms: Float64
+    covariance: Float64
+    shape: tuple[int, int]
+    """Height and width of the field, pixels; it is scaled to -1 .. 1."""
+    scatter: float
+    scatter2_err: float
+    minus_2_log: float
+    """-2 ln(likelihood)."""
+    x: Float64
+    """Places, (n_star,) pixels."""
+    y: Float64
+    residual: Float64
+    """Value minus surface."""
+    noise2: Float64
+    """Variance of each value without scatter."""
+    inlier: Float64
+    """Probability of each star to be no outlier."""
+    density: float
+    """Of outliers, per unit of the values, times their part."""
+
+    @property
+    def order(self) -> int:
+        """Highest i + j of its terms."""
+        return {1: 0, 3: 1, 6: 2}[len(self.terms)]
+
+    @property
+    def n_inliers(self) -> int:
+        """Stars more likely than not to be no outliers."""
+        return int((self.inlier > 0.5).sum())
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Value and its standard error at a pixel of the field."""
+        basis = _basis(np.array([x]), np.array([y]), self.shape, self.order)[0]
+        return float(basis @ self.terms), float(np.sqrt(basis @ self.covariance @ basis))
+
+    def within(self, x: float, y: float, half_px: float) -> NDArray[np.bool_]:
+        """Which stars lie in a box of the field."""
+        return np.asarray((np.abs(self.x - x) <= half_px) & (np.abs(self.y - y) <= half_px))
+
+    def scatter_near(self, x: float, y: float, half_px: float, fewest: int = 10) -> float:
+        """Scatter of the stars in a box, drawn towards that of the field; the field's if stars are few.
+
+        The most probable variance, given that those of boxes differ by as much as the field's own, so that
+        faint stars, which know little of it, hardly move it.
+        """
+        inside = self.within(x, y, half_px)
+        if inside.sum() < fewest:
+            return self.scatter
+        noise2, residual2 = self.noise2[inside], self.residual[inside] ** 2
+        usual = self.scatter**2
+        prior = 1 / (usual**2 + self.scatter2_err**2)
+        scatter2 = usual
+        for _ in range(10):
+            var = noise2 + scatter2
+            inlier = _inlier(residual2, var, self.density)
+            slope = 0.5 * (inlier * (residual2 / var**2 - 1 / var)).sum() + prior * (usual - scatter2)
+            known = 0.5 * (inlier / var**2).sum() + prior
+            scatter2 = max(scatter2 + slope / known, 0.0)
+        return float(np.sqrt(scatter2))
+
+
+def fit_surface(
+    x: Float64, y: Float64, values: Float64, noise: Float64, shape: tuple[int, int] | None = None
+) -> Surface:
+    """Surface of the order that the stars call for, deaf to outliers.
+
+    The likelihood of a star is a mixture (Hogg, Bovy & Lang 2010, section 3): a Gaussian about the surface,
+    of its noise and the scatter common to all, and a flat distribution of outliers. It is maximised by
+    expectation and maximisation. The order has the lowest Bayesian information criterion (Schwarz 1978).
+
+    Parameters
+    ----------
+    x, y : (n,)
+        Pixels of the field.
+    values, noise : (n,)
+        What is modelled, and its standard errors.
+    shape : (height, width), optional
+        Of the field, pixels; one value for the whole field without it.
+
+    Returns
+    -------
+    Surface
+        Of order 0 below nine stars. Its errors hold for as few stars as there are.
+    """
+    places = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    values = np.asarray(values, dtype=np.float64)
+    noise2 = np.maximum(np.asarray(noise, dtype=np.float64), 1e-6) ** 2
+    n = len(values)
+    best = _fit(*places, values, noise2, shape or (1, 1), 0, None)
+    if shape is None:
+        return best
+    lowest = best.minus_2_log + np.log(n) * n / max(n - 3, 1)
+    start = best
+    for order in (1, 2):
+        n_terms = (order + 1) * (order + 2) // 2
+        if n < STARS_PER_TERM * n_terms:
+            break
+        start = _fit(*places, values, noise2, shape, order, start)
+        criterion = start.minus_2_log + n_terms * np.log(n) * n / (n - n_terms - 2)
+        if criterion < lowest:
+            best, lowest = start, criterion
+    return best
+
+
+def _fit(
+    x: Float64,
+    y: Float64,
+    values: Float64,
+    noise2: Float64,
+    shape: tuple[int, int],
+    order: int,
+    start: Surface | None,
+) -> Surface:
+    """Most likely surface of one order, starting from a lower one or from the median."""
+    n = len(values)
+    basis = _basis(x, y, shape, order)
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    width = max(float(np.ptp(values)), 10 * spread, 10 * float(np.sqrt(np.median(noise2))))
+    if start is None:
+        residual = values - middle
+        scatter2 = max(spread**2 - float(np.median(noise2)), 0.0)
+        density = _PRESUMED_OUTLIERS / width
+    else:
+        residual, scatter2, density = start.residual, start.scatter**2, start.density
+    for _ in range(100):
+        before = scatter2
+        var = noise2 + scatter2
+        inlier = _inlier(residual**2, var, density)
+        weighted = basis * (inlier / var)[:, None]
+        covariance = np.linalg.inv(weighted.T @ basis + 1e-12 * np.eye(basis.shape[1]) / var.max())
+        terms = covariance @ (weighted.T @ values)
+        residual = values - basis @ terms
+        # Fisher scoring of the variance; a star that pulls the fit to itself shows less of its deviation
+        # (restricted likelihood, Patterson & Thompson 1971).
+        pull = np.einsum("ij,jk,ik->i", basis, covariance, weighted)
+        slope = (inlier * (residual**2 / var**2 - (1 - pull) / var)).sum()
+        known = (inlier / var**2).sum()
+        scatter2 = max(scatter2 + slope / known, 0.0)
+        outliers = (1 - inlier).sum() + _PRESUMED_OUTLIERS * _PRESUMED_STARS
+        density = outliers / (n + _PRESUMED_STARS) / width
+        if abs(scatter2 - before) <= 1e-3 * (before + np.sqrt(2 / known)):
+            break
+    var = noise2 + scatter2
+    weight = inlier / var
+    freedom = weight.sum() ** 2 / np.square(weight).sum() - basis.shape[1]
+    covariance = covariance * (1 + 2 / max(freedom - 2, 1))
+    part = min(density * width, 1.0)
+    gaussian = (1 - part) * np.exp(-0.5 * residual**2 / var) / np.sqrt(2 * np.pi * var)
+    return Surface(
+        terms, covariance, shape, float(np.sqrt(scatter2)), float(np.sqrt(2 / known)),
+        float(-2 * np.log(gaussian + density).sum()), x, y, residual, noise2, inlier, density,
+    )  # fmt: skip
+
+
+def _inlier(residual2: Float64, var: Float64, density: float) -> Float64:
+    """Probability of each star to be no outlier."""
+    gaussian = np.exp(-0.5 * residual2 / var) / np.sqrt(2 * np.pi * var)
+    return np.asarray(gaussian / (gaussian + density))
+
+
+def _basis(x: Float64, y: Float64, shape: tuple[int, int], order: int) -> Float64:
+    """Legendre terms at places, (n, n_term)."""
+    u, v = (2 * p / max(size - 1, 1) - 1 for p, size in ((x, shape[1]), (y, shape[0])))
+    along = [[np.ones_like(p), p, 1.5 * p * p - 0.5] for p in (u, v)]
+    return np.column_stack([along[0][i] * along[1][j] for i, j in TERMS if i + j <= order])
