@@ -16,7 +16,6 @@ from astrid_dist.stages.blocks import (
     WORKER_BASE_BYTES,
     field_shape,
     put_requests,
-    read_planes,
     shard_window,
 )
 from astrid_dist.stages.pair import open_pair, scalars_set_aside
@@ -161,7 +160,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         return give_up(settings, key, str(error))
     core = shard_window(key.row, key.column, *pair.shape)
     outer = core.widened(pair.halo, *pair.shape)
-    science, template = read_planes(pair.survey, outer, epoch=pair.index), pair.template(outer)
+    science, template = pair.science(outer), pair.template(outer)
     read = perf_counter()
     made = subtract_tiles(pair, core, science, template, options.astrometric_sigma_px, options.renormalise)
     grading.measure_tiles(pair, made, science, template)

@@ -1,7 +1,7 @@
 """An epoch and the reference of its field: opened, and compared by their stars."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from astrid_dist.errors import InputError
 from astrid_dist.imaging import zogy
+from astrid_dist.imaging.defects import mend
 from astrid_dist.imaging.masks import source_free
 from astrid_dist.imaging.noise import neighbour_correlation
 from astrid_dist.imaging.psf import evaluate as psf_at
@@ -120,20 +121,29 @@ class Pair:
         """Sky and its noise over the epoch's frame, electrons."""
         return tuple(self.survey.read(name, epoch=self.index) for name in ("background", "background_rms"))  # type: ignore[return-value]
 
+    def science(self, window: Window) -> Planes:
+        """The epoch on a window, small defects mended."""
+        return _mended(read_planes(self.survey, window, epoch=self.index), self.fwhm_px)
+
     def template(self, window: Window) -> Template:
         """The reference on a window, kept for the epochs that follow."""
         location = self.reference.location
         return _template(location, self.reference.group, window, str(dict(self.made)))
 
 
+def _mended(planes: Planes, fwhm_px: float) -> Planes:
+    image, variance, mask = mend(planes.image, planes.variance, planes.mask, fwhm_px)
+    return replace(planes, image=image, variance=variance, mask=mask)
+
+
 @lru_cache(_TEMPLATES_KEPT)
 def _template(location: Location, group: str, window: Window, made_of: str) -> Template:
     """`made_of` tells a reference from another that took its place."""
     reader = ProductReader(location, group)
-    planes = read_planes(reader, window)
+    fwhm_px = max(float(reader.attributes["reference"]["fwhm"]), 2.0)
+    planes = _mended(read_planes(reader, window), fwhm_px)
     for plane in (planes.image, planes.variance, planes.mask):
         plane.setflags(write=False)
-    fwhm_px = max(float(reader.attributes["reference"]["fwhm"]), 2.0)
     return Template(planes, source_free(planes.image, planes.sigma, fwhm_px))
 
 
