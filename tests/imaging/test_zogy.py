@@ -1,135 +1,39 @@
 """Proper subtraction against an independent textbook, and the promises of the design page."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
-from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from astrid_dist.errors import InputError
-from astrid_dist.imaging import background, psf, psf_fit, registration
-from astrid_dist.imaging import stars as stars_of
-from astrid_dist.imaging.detection import find_peaks
-from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.zogy import halo_px, plan_subtraction, subtract
-
-BOX = 31
-
-
-def gaussian(fwhm, box=BOX, dy=0.0, dx=0.0):
-    axis = np.arange(box) - box // 2
-    sigma = fwhm / 2.3548
-    stamp = np.exp(-0.5 * ((axis[:, None] - dy) ** 2 + (axis - dx) ** 2) / sigma**2)
-    return stamp / (2 * np.pi * sigma**2)
-
-
-def moffat(fwhm, box=BOX, beta=3.5):
-    axis = np.arange(box) - box // 2
-    width = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1)
-    stamp = (1 + (axis[:, None] ** 2 + axis**2) / width**2) ** -beta
-    return stamp / stamp.sum()
-
-
-def stars(shape, seed, count=40, faintest=2e3, margin=0):
-    rng = np.random.default_rng(seed)
-    flux = faintest * rng.uniform(0.02, 1, count) ** -1.0
-    return (
-        rng.uniform(margin, shape[0] - 1 - margin, count),
-        rng.uniform(margin, shape[1] - 1 - margin, count),
-        flux,
-    )
-
-
-def scene(shape, fwhm, catalogue, scale=1.0, dy=0.0, dx=0.0):
-    """Noise-free stars; what falls off the frame is lost, as on a detector."""
-    big = np.zeros((shape[0] + 2 * BOX, shape[1] + 2 * BOX))
-    for y, x, flux in zip(*catalogue, strict=True):
-        y, x = y + dy, x + dx
-        row, column = round(y), round(x)
-        cut = big[row + BOX // 2 + 1 :, column + BOX // 2 + 1 :][:BOX, :BOX]
-        cut += scale * flux * gaussian(fwhm, dy=y - row, dx=x - column)
-    return big[BOX:-BOX, BOX:-BOX]
-
-
-def noisy(clean, sky_sigma, seed):
-    variance = np.maximum(clean, 0) + sky_sigma**2
-    image = clean + np.random.default_rng(seed).normal(size=clean.shape) * np.sqrt(variance)
-    return image.astype(np.float32), variance.astype(np.float32)
-
-
-def textbook(N, R, Vn, Vr, Pn, Pr, sn, sr, fn, ast=(0.0, 0.0), ratio_err=0.0, pad=64):
-    """Eq. 12-17, 25-33 and 42, symbol by symbol in complex128, on a frame padded with zeros."""
-    shape = (N.shape[0] + pad, N.shape[1] + pad)
-
-    def place(image):
-        out = np.zeros(shape)
-        out[: image.shape[0], : image.shape[1]] = image
-        return np.fft.fft2(out)
-
-    def place_psf(psf):
-        out = np.zeros(shape)
-        half = psf.shape[0] // 2
-        for (row, column), value in np.ndenumerate(psf / psf.sum()):
-            out[(row - half) % shape[0], (column - half) % shape[1]] += value
-        return np.fft.fft2(out)
-
-    def back(transform):
-        return np.fft.ifft2(transform).real
-
-    n, r, vn, vr = (place(np.asarray(image, dtype=float)) for image in (N, R, Vn, Vr))
-    pn, pr = place_psf(Pn), place_psf(Pr)
-    den = sn**2 * np.abs(pr) ** 2 + sr**2 * fn**2 * np.abs(pn) ** 2
-    D = back((pr * n - fn * pn * r) / np.sqrt(den))
-    F_D = fn / np.sqrt(sn**2 + sr**2 * fn**2)
-    P_D = back(fn * pn * pr / (F_D * np.sqrt(den)))
-    k_n = fn * np.conj(pn) * np.abs(pr) ** 2 / den
-    k_r = fn**2 * np.conj(pr) * np.abs(pn) ** 2 / den
-    V = back(vn * np.fft.fft2(back(k_n) ** 2) + vr * np.fft.fft2(back(k_r) ** 2))
-    S_n, S_r = back(k_n * n), back(k_r * r)
-    for S in (S_n, S_r):
-        for axis, sigma in ((1, ast[0]), (0, ast[1])):
-            V += 0.5 * sigma**2 * ((np.roll(S, -1, axis) - np.roll(S, 1, axis)) / 2) ** 2
-    V += (ratio_err / fn * S_r) ** 2
-    F_S = np.sum(fn**2 * np.abs(pn) ** 2 * np.abs(pr) ** 2 / den) / den.size
-    inside = np.s_[: N.shape[0], : N.shape[1]]
-    V = V[inside]
-    score = (S_n - S_r)[inside] / np.sqrt(V)
-    return {
-        "difference": D[inside] / F_D,
-        "score": score,
-        "sigma_flux": np.sqrt(V) / F_S,
-        "psf_d": np.roll(P_D, (BOX // 2, BOX // 2), (0, 1))[:BOX, :BOX],
-        "F_S": F_S,
-    }
-
-
-def pair(shape, seed, fwhm=(2.6, 2.2), sigma=(20.0, 10.0), ratio=1.0):
-    catalogue = stars(shape, seed)
-    new, var_new = noisy(scene(shape, fwhm[0], catalogue, ratio), sigma[0], seed + 1)
-    ref, var_ref = noisy(scene(shape, fwhm[1], catalogue), sigma[1], seed + 2)
-    return new, ref, var_new, var_ref
+from tests.imaging.zogy_reference import textbook
+from tests.imaging.zogy_scenes import BOX, empty_sky, gaussian, moffat, noisy, pair, scene, stars
 
 
 @pytest.mark.parametrize("shape", [(160, 160), (161, 175), (150, 203)])
-@pytest.mark.parametrize(("ratio", "ast", "error"), [(1.0, (0.0, 0.0), 0.0), (0.4, (0.1, 0.2), 0.02)])
-def test_agrees_with_the_textbook_in_double_precision(shape, ratio, ast, error):
-    planes = pair(shape, 11, ratio=ratio)
-    Pn, Pr = gaussian(2.6), gaussian(2.2)
-    plan = plan_subtraction(Pn, Pr, 20, 10, ratio, shape=shape)
+@pytest.mark.parametrize(
+    ("psfs", "flux_n", "flux_r", "ast", "error"),
+    [
+        ((gaussian(2.6), gaussian(2.2)), 1.0, 1.0, (0.0, 0.0), 0.0),
+        ((gaussian(2.6), gaussian(2.2)), 0.4, 1.0, (0.1, 0.2), 0.02),
+        # Broad wings let the corner of the frequency plane fall to 1e-5 of the PSF's sum.
+        ((moffat(3.0), moffat(2.2)), 3.0, 1.5, (0.2, 0.0), 0.01),
+    ],
+)
+def test_agrees_with_the_textbook_in_double_precision(shape, psfs, flux_n, flux_r, ast, error):
+    planes = pair(shape, 11, ratio=flux_n / flux_r)
+    plan = plan_subtraction(*psfs, 20, 10, flux_n, flux_r, shape=shape)
     ours = subtract(*planes, plan, astrometric_sigma=ast, flux_ratio_err=error)
-    book = textbook(*planes, Pn, Pr, 20, 10, ratio, ast, error)
-    noise = np.std(book["difference"][:20])
-    off = ours.score - book["score"]
-    assert np.sqrt(np.mean(off**2)) < 2e-5
-    assert np.abs(off).max() < 1e-3
-    assert np.abs(ours.difference - book["difference"]).max() < 1e-3 * noise
-    np.testing.assert_allclose(ours.sigma_flux, book["sigma_flux"], rtol=1e-4)
-    np.testing.assert_allclose(ours.psf_d, book["psf_d"], atol=1e-6)
-    np.testing.assert_allclose(ours.F_S, book["F_S"], rtol=1e-5)
+    book = textbook(*planes, *psfs, 20, 10, flux_n, flux_r, ast, error)
+    for name, unit in (("score", 1.0), ("difference", 1 / book.F_D)):
+        off = (getattr(ours, name) - getattr(book, name)) / unit
+        assert np.sqrt(np.mean(off**2)) < 1e-5, name
+        assert np.abs(off).max() < 1e-3, name
+    np.testing.assert_allclose(ours.sigma_flux, book.sigma_flux, rtol=1e-4)
+    np.testing.assert_allclose(ours.psf_d, book.psf_d, atol=1e-6)
+    assert plan.F_D == pytest.approx(book.F_D)
+    assert ours.F_S == pytest.approx(book.F_S, rel=1e-5)
 
 
 @settings(max_examples=12, deadline=None)
@@ -169,13 +73,6 @@ def test_any_shape_psf_and_ratio_gives_unit_scores_and_the_flux_put_in(
     )
 
 
-def source_free(shape, sigma, seed, gradient):
-    rng = np.random.default_rng(seed)
-    slope = 1 + gradient * (np.linspace(-1, 1, shape[0])[:, None] + np.zeros(shape[1]))
-    variance = (sigma**2 * slope).astype(np.float32)
-    return (rng.normal(size=shape) * np.sqrt(variance)).astype(np.float32), variance
-
-
 @pytest.mark.parametrize(
     ("psfs", "sigma", "ratio", "gradient"),
     [
@@ -186,8 +83,8 @@ def source_free(shape, sigma, seed, gradient):
 )
 def test_scores_of_empty_sky_are_standard_normal_and_the_difference_white(psfs, sigma, ratio, gradient):
     shape = (1024, 1000)
-    new, var_new = source_free(shape, sigma[0], 1, gradient)
-    ref, var_ref = source_free(shape, sigma[1], 2, gradient)
+    new, var_new = empty_sky(shape, sigma[0], 1, gradient)
+    ref, var_ref = empty_sky(shape, sigma[1], 2, gradient)
     plan = plan_subtraction(*psfs, *sigma, ratio, shape=shape)
     result = subtract(new, ref, var_new, var_ref, plan)
     score = result.score.astype(float)
@@ -200,9 +97,10 @@ def test_scores_of_empty_sky_are_standard_normal_and_the_difference_white(psfs, 
     assert abs(border.std() - 1) < 0.1
     D = result.difference.astype(float) * plan.F_D
     assert D.std() == pytest.approx(1, abs=0.02)
-    for lag in (1, 2, 3):
+    for lag in range(1, 8):
         assert abs(np.mean(D[:, lag:] * D[:, :-lag])) < 0.02
         assert abs(np.mean(D[lag:] * D[:-lag])) < 0.02
+        assert abs(np.mean(D[lag:, lag:] * D[:-lag, :-lag])) < 0.02
 
 
 def test_noise_in_measured_psfs_does_not_smear_the_difference():
@@ -239,6 +137,24 @@ def test_recovers_fluxes_and_nearly_the_ideal_signal_to_noise():
     assert np.mean(result.score[rows, columns]) * own_noise / ideal >= 0.97
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 4.0])
+def test_the_limiting_flux_is_five_sigma_on_empty_sky(ratio):
+    shape = (128, 128)
+    plan = plan_subtraction(moffat(3.2), moffat(2.4), 20, 10, ratio, shape=shape)
+    flat = np.full(shape, 400, np.float32), np.full(shape, 100, np.float32)
+    new = np.zeros(shape, np.float32)
+    new[64 - BOX // 2 : 65 + BOX // 2, 64 - BOX // 2 : 65 + BOX // 2] = (
+        ratio * plan.limiting_flux * moffat(3.2)
+    )
+    result = subtract(new, np.zeros(shape, np.float32), *flat, plan)
+    assert result.score[64, 64] == pytest.approx(5, rel=1e-4)
+    assert result.limiting_flux == plan.limiting_flux
+    # Standard deviation of D / F_D over the root of the sum of P_D^2, the matched filter's.
+    assert plan.limiting_flux == pytest.approx(
+        5 / plan.F_D / np.sqrt(np.square(plan.psf_d).sum(dtype=float)), rel=1e-3
+    )
+
+
 def test_swapping_the_images_flips_the_score():
     shape, ratio = (200, 190), 0.6
     new, ref, var_new, var_ref = pair(shape, 3, ratio=ratio)
@@ -266,80 +182,6 @@ def test_a_tile_with_its_halo_equals_the_untiled_image(psfs):
     np.testing.assert_allclose(tile.sigma_flux[back], whole.sigma_flux[inner], rtol=1e-4)
 
 
-def test_no_data_stays_no_data_one_kernel_radius_wide_and_biases_nobody():
-    shape = (240, 240)
-    new, ref, var_new, var_ref = pair(shape, 21)
-    quiet = np.zeros(shape, np.float32)
-    plan = plan_subtraction(gaussian(2.6), gaussian(2.2), 20, 10, 1.0, shape=shape)
-    radius = plan.kernel_radius_px
-    rng = np.random.default_rng(0)
-    sky_new, sky_ref = (rng.normal(0, s, shape).astype(np.float32) for s in (20, 10))
-    holes = quiet > 0
-    holes[60, 70] = holes[100:103, 100:140] = holes[200:, 210:] = True
-    sky_new[holes] = np.nan
-    sky_ref[30, 200] = np.nan
-    holes[30, 200] = True
-    flat = np.full(shape, 400, np.float32), np.full(shape, 100, np.float32)
-    result = subtract(sky_new, sky_ref, *flat, plan)
-    distance = ndimage.distance_transform_edt(~holes)
-    lost = np.isnan(result.score)
-    assert lost[distance <= radius].all()
-    assert not lost[distance > radius + 2.5].any()
-    assert np.array_equal(lost, np.isnan(result.difference))
-    assert np.array_equal(lost, np.isnan(result.sigma_flux))
-    around = ~lost & (distance < radius + 6)
-    assert abs(result.score[around].std() - 1) < 0.15
-    # Among stars: what is far from the hole is what it was without.
-    before = subtract(new, ref, var_new, var_ref, plan)
-    new[holes] = np.nan
-    after = subtract(new, ref, var_new, var_ref, plan)
-    far = ndimage.distance_transform_edt(~holes) > 20
-    np.testing.assert_allclose(after.score[far], before.score[far], atol=1e-2)
-
-
-@pytest.mark.parametrize("both", [False, True])
-def test_a_saturated_core_leaves_no_false_source_round_its_hole(both):
-    shape = (201, 201)
-    star = (np.array([100.0]), np.array([100.0]), np.array([1e6]))
-    new, var_new = noisy(scene(shape, 3.2, star), 20, 1)
-    ref, var_ref = noisy(scene(shape, 2.4, star), 10, 2)
-    rows, columns = np.indices(shape) - 100
-    core = np.hypot(rows, columns) < 2.5
-    new[core] = np.nan
-    if both:
-        ref[core] = np.nan
-    plan = plan_subtraction(gaussian(3.2), gaussian(2.4), 20, 10, 1.0, shape=shape)
-    score = subtract(new, ref, var_new, var_ref, plan).score
-    assert np.nanmax(np.abs(score)) < 5
-    assert np.isnan(score).sum() < np.pi * 20**2
-
-
-def test_exact_zeros_are_data():
-    shape = (128, 128)
-    rng = np.random.default_rng(1)
-    new, ref = (np.rint(rng.normal(0, s, shape)).astype(np.float32) for s in (3, 2))
-    flat = np.full(shape, 9, np.float32), np.full(shape, 4, np.float32)
-    assert (new == 0).sum() > 1000
-    plan = plan_subtraction(gaussian(2.6), gaussian(2.2), 3, 2, 1.0, shape=shape)
-    score = subtract(new, ref, *flat, plan).score
-    assert np.isfinite(score).all()
-    assert abs(score.std() - 1) < 0.06
-
-
-@pytest.mark.parametrize(
-    ("plane", "value"), [(0, 1e20), (0, -np.inf), (1, 1e12), (3, 1e30), (2, -1.0), (1, np.nan)]
-)
-def test_a_garbage_pixel_costs_its_neighbourhood_not_the_tile(plane, value):
-    planes = [image.copy() for image in pair((160, 160), 8)]
-    plan = plan_subtraction(gaussian(2.6), gaussian(2.2), 20, 10, 1.0, shape=(160, 160))
-    clean = subtract(*planes, plan).score
-    planes[plane][80, 80] = value
-    score = subtract(*planes, plan).score
-    far = np.hypot(*(np.indices(score.shape) - 80)) > 25
-    assert np.isnan(score[80, 80])
-    np.testing.assert_allclose(score[far], clean[far], atol=1e-3)
-
-
 def test_a_shifted_science_image_is_moved_back():
     shape, move = (220, 231), (0.37, -0.22)
     catalogue = stars(shape, 9, faintest=2e4, margin=20)
@@ -357,25 +199,6 @@ def test_a_shifted_science_image_is_moved_back():
     assert np.abs(excused.score).max() < 3 < np.abs(ignored.score).max()
 
 
-def test_a_shift_moves_variance_and_no_data_along():
-    shape = (120, 120)
-    rng = np.random.default_rng(4)
-    variance = np.full(shape, 100, np.float32)
-    variance[50:70, 50:70] = 1e4
-    new = (rng.normal(size=shape) * np.sqrt(variance)).astype(np.float32)
-    new[20, 30] = np.nan
-    ref, flat = np.zeros(shape, np.float32), np.full(shape, 1e-3, np.float32)
-    plan = plan_subtraction(gaussian(3.0), gaussian(2.6), 10, 10, 1.0, shape=shape)
-    moved = subtract(new, ref, variance, flat, plan, shift=(3.0, -2.0))
-    lost = np.isnan(moved.score)
-    assert lost[22, 27]
-    assert not lost[22, 27 + 2 * int(plan.kernel_radius_px) + 3]
-    assert lost[60, 119]  # nothing was seen beyond the border
-    assert lost[0, 60]
-    still = subtract(new, ref, variance, flat, plan)
-    np.testing.assert_allclose(moved.sigma_flux[45:80, 40:75], still.sigma_flux[43:78, 43:78], rtol=1e-3)
-
-
 def test_a_wrong_flux_ratio_is_excused_by_its_error():
     shape = (200, 200)
     catalogue = stars(shape, 2, faintest=3e4, margin=20)
@@ -384,16 +207,6 @@ def test_a_wrong_flux_ratio_is_excused_by_its_error():
     plan = plan_subtraction(gaussian(2.6), gaussian(2.6), 20, 10, 1.0, shape=shape)
     assert np.abs(subtract(new, ref, *flat, plan).score).max() > 10
     assert np.abs(subtract(new, ref, *flat, plan, flux_ratio_err=0.05).score).max() < 1.1
-
-
-def test_a_plan_serves_many_tiles_and_gives_the_same_bits():
-    shape = (128, 128)
-    plan = plan_subtraction(gaussian(2.6), gaussian(2.2), 20, 10, 1.0, shape=shape)
-    tiles = [pair(shape, seed) for seed in (1, 2)]
-    first = [subtract(*tile, plan).score for tile in tiles]
-    again = [subtract(*tile, plan).score for tile in reversed(tiles)][::-1]
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[0], first[1])
 
 
 def test_refusals_name_what_is_wrong():
@@ -412,67 +225,16 @@ def test_refusals_name_what_is_wrong():
         plan_subtraction(good, 0 * good, 1, 1, 1.0, shape=(64, 64))
 
 
-@pytest.mark.realdata
-def test_a_real_pair_in_which_nothing_changed_gives_unit_scores_and_few_peaks():
-    root = Path(
-        os.environ.get("ASTRID_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata")
-    )
-    folder = root / "properimage_eso085"
-    if not folder.is_dir():
-        pytest.skip(f"no null pair at {folder}; set ASTRID_REALDATA")
-    frames = []
-    for number in (4, 5):
-        image = fits.getdata(folder / f"aligned_eso085-030-00{number}.fit.gz").astype(np.float32)
-        mask = np.zeros(image.shape, np.uint16)
-        mesh, rms = background.measure_background(image, mask)
-        sky, sigma = (background.evaluate(plane, 64, 0, 0, *image.shape) for plane in (mesh, rms))
-        image -= sky
-        gain = np.median(sky) / np.median(sigma) ** 2  # the sky is bright: its noise is Poisson's
-        variance = (sigma**2 + np.maximum(image, 0) / gain).astype(np.float32)
-        fwhm = stars_of.estimate_fwhm(image, variance, mask, 3.0)
-        found = stars_of.measure_stars(image, variance, mask, fwhm, saturation=4e4)
-        model = measure_psf(image, variance, mask, found, BOX, fwhm)
-        image[image > 4e4] = np.nan
-        frames.append(
-            (
-                image,
-                variance,
-                found,
-                psf.evaluate(model.terms, model.order, 0, 0, image.shape),
-                np.median(sigma),
-            )
-        )
-    (new, var_new, stars_n, psf_n, sigma_n), (ref, var_ref, stars_r, psf_r, sigma_r) = frames
-    matched = registration.match_stars(stars_n, stars_r, 2.0)
-    offset = registration.measure_offset(stars_n, stars_r, *matched)
-    ratio = registration.measure_flux_ratio(stars_n, stars_r, *matched)
-    plan = plan_subtraction(psf_n, psf_r, sigma_n, sigma_r, ratio.ratio, shape=new.shape)
-    result = subtract(
-        new,
-        ref,
-        var_new,
-        var_ref,
-        plan,
-        shift=(offset.dx, offset.dy),
-        astrometric_sigma=(offset.scatter, offset.scatter),
-        flux_ratio_err=ratio.ratio * ratio.scatter,
-    )
-    score = result.score[24:-24, 24:-24]
-    assert 1.4826 * np.nanmedian(np.abs(score)) == pytest.approx(1, abs=0.05)
-    assert np.nanstd(score) == pytest.approx(1, abs=0.05)
-    # 386 stars; what is left are a handful of cosmic rays and the like in 0.62 Mpix.
-    assert len(find_peaks(score, 5.0)[0]) <= 15
-
-
 @pytest.mark.slow
 def test_tails_of_the_score_are_gaussian_over_a_large_frame():
     shape = (4096, 4096)
-    new, var_new = source_free(shape, 20, 1, 0.0)
-    ref, var_ref = source_free(shape, 10, 2, 0.0)
+    new, var_new = empty_sky(shape, 20, 1)
+    ref, var_ref = empty_sky(shape, 10, 2)
     plan = plan_subtraction(moffat(3.2), moffat(2.4), 20, 10, 1.0, shape=shape)
     score = subtract(new, ref, var_new, var_ref, plan).score.astype(float)
     assert abs(score.mean()) < 0.005
     assert abs(score.std() - 1) < 0.005
     assert abs(np.mean(score**4) / np.mean(score**2) ** 2 - 3) < 0.02
-    # 5.7e-7 of Gaussian pixels exceed 5; neighbours are alike, so the count scatters more than Poisson's.
-    assert np.count_nonzero(np.abs(score) > 5) < 60
+    # 5.7e-7 of Gaussian pixels exceed 5: 9.6 here; neighbours are alike, so the count scatters more than
+    # Poisson's.
+    assert np.count_nonzero(np.abs(score) > 5) < 40
