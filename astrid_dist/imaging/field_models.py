@@ -1,6 +1,6 @@
 """Quantities that vary smoothly over a field: Legendre surfaces through stars, with errors and scatter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ Float64 = NDArray[np.float64]
 TERMS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
 #: Stars per term below which a higher order is not tried.
 STARS_PER_TERM = 3
+#: What the whole field counts beside the stars of a box, and the fewest of those, for their scatter.
+FIELD_STARS = 10
 #: Part of the stars presumed to be outliers before any is seen, worth as many stars.
 _PRESUMED_OUTLIERS, _PRESUMED_STARS = 0.05, 10.0
 
@@ -20,7 +22,7 @@ class Surface:
     """A low-order Legendre surface over a field, and what the stars scatter about it.
 
     `terms` (n,) and their `covariance` (n, n), sorted as `TERMS`; `scatter` is the standard deviation that
-    single stars add to their noise, `scatter2_err` the standard error of its square.
+    single stars add to their noise.
     """
 
     terms: Float64
@@ -28,7 +30,6 @@ class Surface:
     shape: tuple[int, int]
     """Height and width of the field, pixels; it is scaled to -1 .. 1."""
     scatter: float
-    scatter2_err: float
     minus_2_log: float
     """-2 ln(likelihood)."""
     x: Float64
@@ -42,6 +43,8 @@ class Surface:
     """Probability of each star to be no outlier."""
     density: float
     """Of outliers, per unit of the values, times their part."""
+    alternatives: tuple[tuple[float, "Surface"], ...] = ()
+    """Surfaces of every order tried, this one among them, and their probabilities; none: this one alone."""
 
     @property
     def order(self) -> int:
@@ -54,7 +57,16 @@ class Surface:
         return int((self.inlier > 0.5).sum())
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Value and its standard error at a pixel of the field."""
+        """Value and its standard error at a pixel of the field.
+
+        The mean over the orders tried, each as probable as its criterion says, so that the error holds where
+        the stars cannot tell whether there is a slope (Hoeting et al. 1999).
+        """
+        if self.alternatives:
+            parts = np.array([part for part, _ in self.alternatives])
+            values, errors = np.array([surface.at(x, y) for _, surface in self.alternatives]).T
+            value = float(parts @ values)
+            return value, float(np.sqrt(parts @ (errors**2 + (values - value) ** 2)))
         basis = _basis(np.array([x]), np.array([y]), self.shape, self.order)[0]
         return float(basis @ self.terms), float(np.sqrt(basis @ self.covariance @ basis))
 
@@ -62,25 +74,26 @@ class Surface:
         """Which stars lie in a box of the field."""
         return np.asarray((np.abs(self.x - x) <= half_px) & (np.abs(self.y - y) <= half_px))
 
-    def scatter_near(self, x: float, y: float, half_px: float, fewest: int = 10) -> float:
+    def scatter_near(self, x: float, y: float, half_px: float) -> float:
         """Scatter of the stars in a box, drawn towards that of the field; the field's if stars are few.
 
-        The most probable variance, given that those of boxes differ by as much as the field's own, so that
-        faint stars, which know little of it, hardly move it.
+        The most likely one, with all stars outside the box together counting as much as ten inside.
         """
         inside = self.within(x, y, half_px)
-        if inside.sum() < fewest:
+        if inside.sum() < FIELD_STARS:
             return self.scatter
-        noise2, residual2 = self.noise2[inside], self.residual[inside] ** 2
-        usual = self.scatter**2
-        prior = 1 / (usual**2 + self.scatter2_err**2)
-        scatter2 = usual
-        for _ in range(10):
-            var = noise2 + scatter2
-            inlier = _inlier(residual2, var, self.density)
-            slope = 0.5 * (inlier * (residual2 / var**2 - 1 / var)).sum() + prior * (usual - scatter2)
-            known = 0.5 * (inlier / var**2).sum() + prior
-            scatter2 = max(scatter2 + slope / known, 0.0)
+        count = np.where(inside, 1, FIELD_STARS / len(inside))
+        residual2 = self.residual**2
+        # From above: a box rougher than the field would look full of outliers from below.
+        scatter2 = max(self.scatter**2, float(np.median(residual2[inside])) / 0.455)
+        for _ in range(30):
+            before = scatter2
+            var = self.noise2 + scatter2
+            inlier = count * _inlier(residual2, var, self.density)
+            slope = (inlier * (residual2 - var) / var**2).sum()
+            scatter2 = max(scatter2 + slope / (inlier / var**2).sum(), 0.0)
+            if abs(scatter2 - before) < 0.01 * before:
+                break
         return float(np.sqrt(scatter2))
 
 
@@ -111,20 +124,18 @@ def fit_surface(
     values = np.asarray(values, dtype=np.float64)
     noise2 = np.maximum(np.asarray(noise, dtype=np.float64), 1e-6) ** 2
     n = len(values)
-    best = _fit(*places, values, noise2, shape or (1, 1), 0, None)
-    if shape is None:
-        return best
-    lowest = best.minus_2_log + np.log(n) * n / max(n - 3, 1)
-    start = best
-    for order in (1, 2):
-        n_terms = (order + 1) * (order + 2) // 2
-        if n < STARS_PER_TERM * n_terms:
-            break
-        start = _fit(*places, values, noise2, shape, order, start)
-        criterion = start.minus_2_log + n_terms * np.log(n) * n / (n - n_terms - 2)
-        if criterion < lowest:
-            best, lowest = start, criterion
-    return best
+    tried = [_fit(*places, values, noise2, shape or (1, 1), 0, None)]
+    for order in (1, 2) if shape is not None else ():
+        if n >= STARS_PER_TERM * (order + 1) * (order + 2) // 2:
+            tried.append(_fit(*places, values, noise2, tried[0].shape, order, tried[-1]))
+    # The last factor is that of few stars (Hurvich & Tsai 1989).
+    criteria = np.array(
+        [one.minus_2_log + len(one.terms) * np.log(n) * n / max(n - len(one.terms) - 2, 1) for one in tried]
+    )
+    parts = np.exp(-0.5 * (criteria - criteria.min()))
+    parts /= parts.sum()
+    best = tried[int(np.argmin(criteria))]
+    return replace(best, alternatives=tuple(zip(parts.tolist(), tried, strict=True)))
 
 
 def _fit(
@@ -173,7 +184,7 @@ def _fit(
     part = min(density * width, 1.0)
     gaussian = (1 - part) * np.exp(-0.5 * residual**2 / var) / np.sqrt(2 * np.pi * var)
     return Surface(
-        terms, covariance, shape, float(np.sqrt(scatter2)), float(np.sqrt(2 / known)),
+        terms, covariance, shape, float(np.sqrt(scatter2)),
         float(-2 * np.log(gaussian + density).sum()), x, y, residual, noise2, inlier, density,
     )  # fmt: skip
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -6,7 +8,13 @@ from hypothesis import strategies as st
 
 from astrid_dist.flags import StarFlag
 from astrid_dist.imaging.background import evaluate, measure_background
-from astrid_dist.imaging.registration import match_stars, measure_flux_ratio, measure_offset
+from astrid_dist.imaging.registration import (
+    flux_surface,
+    match_stars,
+    measure_flux_ratio,
+    measure_offset,
+    offset_surfaces,
+)
 from astrid_dist.imaging.stars import StarList, estimate_fwhm, measure_stars
 
 FWHM = 3.5
@@ -95,6 +103,47 @@ def test_flux_ratio_is_deaf_to_variables_and_its_error_is_right():
     assert 0.7 < np.std(pulls) < 1.3
 
 
+def test_blended_stars_are_left_out_unless_there_are_no_others():
+    a, b = pair(100, dx=0.0, dy=0.0)
+    a.flags[:50] |= np.uint16(StarFlag.BLENDED)
+    a.x[:50] += 0.2
+    a.flux[:50] *= 1.3
+    matched = match_stars(a, b, 2.0)
+    assert abs(measure_offset(a, b, *matched).dx) < 0.02
+    assert measure_flux_ratio(a, b, *matched).ratio == pytest.approx(1.7, rel=0.02)
+    only = replace(a, flags=np.full(100, int(StarFlag.BLENDED), np.uint16))
+    assert measure_offset(only, b, *matched).n >= 40
+
+
+def test_offset_and_flux_ratio_that_vary_over_the_field_are_followed():
+    shape, pulls, scatters = (2000, 2000), [], []
+    for seed in range(20):
+        a, b = pair(150, scatter=0.03, seed=seed)
+        x, y = (2 * p / 1999 - 1 for p in (b.x, b.y))
+        a.x[:] += 0.1 * x
+        a.y[:] += 0.06 * (1.5 * y**2 - 0.5) - 0.05 * x
+        a.flux[:] *= np.exp(0.03 * y)
+        a.x[:8] += 1.0
+        a.flux[8:20] *= 2.0
+        matched = match_stars(a, b, 2.0)
+        dx, dy = offset_surfaces(a, b, *matched, shape)
+        ratio = flux_surface(a, b, *matched, shape)
+        assert ratio is not None
+        u, v = -0.5, 0.8
+        for surface, true in (
+            (dx, 0.3 + 0.1 * u),
+            (dy, -0.2 + 0.06 * (1.5 * v**2 - 0.5) - 0.05 * u),
+            (ratio, np.log(1.7) + 0.03 * v),
+        ):
+            value, error = surface.at((u + 1) / 2 * 1999, (v + 1) / 2 * 1999)
+            pulls.append((value - true) / error)
+        scatters += [dx.scatter, dy.scatter]
+        assert ratio.scatter < 0.01
+    assert 0.7 < np.std(pulls) < 1.3
+    # `pair` splits its scatter between the two lists' shares, so the difference holds all of it
+    assert np.mean(scatters) == pytest.approx(0.03, rel=0.1)
+
+
 def test_too_few_stars_say_so():
     none = star_list([], [], [], [])
     empty = np.array([], dtype=np.intp)
@@ -114,6 +163,7 @@ def test_painted_epochs_of_different_seeing_register_and_compare(paint):
     offset, ratio = measure_offset(a, b, ia, ib), measure_flux_ratio(a, b, ia, ib)
     assert np.hypot(offset.dx, offset.dy) < 4 * np.hypot(offset.dx_err, offset.dy_err)
     assert np.hypot(offset.dx, offset.dy) < 0.01
+    assert offset.scatter < 0.006
     assert ratio.ratio == pytest.approx(1, abs=0.01)
 
 
@@ -134,3 +184,7 @@ def test_the_properimage_pair_registers(realdata):
     assert max(offset.dx_err, offset.dy_err) < 0.01
     assert ratio.ratio == pytest.approx(1, abs=0.03)
     assert ratio.error < 0.005
+    # Two consecutive exposures: what looks like scatter is mostly a slope of some hundredths of a pixel
+    dx, dy = offset_surfaces(*lists, ia, ib, image.shape)
+    assert max(dx.order, dy.order) >= 1
+    assert np.hypot(dx.scatter, dy.scatter) < 0.6 * np.sqrt(2) * offset.scatter
