@@ -12,13 +12,19 @@ from scipy import fft
 
 from astrid_dist.errors import InputError
 from astrid_dist.imaging.arrays import Array, namespace, on_device, to_host
+from astrid_dist.imaging.kernels import (
+    Stamp,
+    centred,
+    energy_radius,
+    largest_beyond,
+    noise_floor,
+    transform,
+)
 
 Image: TypeAlias = NDArray[np.float32]
-Stamp: TypeAlias = NDArray[np.float64]
 
 # Transforms of PSFs below this fraction of their zero frequency are rounding, not signal.
 _ROUNDING_FLOOR = 1e-6
-_KERNEL_ENERGY = 0.999
 # Standard deviations at which a point source counts as seen.
 _DETECTION = 5.0
 
@@ -149,25 +155,26 @@ def plan_subtraction(
         fft.next_fast_len(max(shape[1] + margin, box), real=True),
     )
     maker = _Maker(
-        max(_ROUNDING_FLOOR, _noise_floor(science), _noise_floor(reference)),
+        max(_ROUNDING_FLOOR, noise_floor(science), noise_floor(reference)),
         *(float(value) for value in scales.values()),
     )
 
     # Kernels end within the margin: what needs them in pixel space is made on a small grid, in float64.
     small = cast(tuple[int, int], tuple(min(side, fft.next_fast_len(4 * margin)) for side in padded))
-    Pn = _transform(science, small)
-    science_d, reference_d, match = maker.filters(Pn, _transform(reference, small), 1.0)
+    Pn = transform(science, small)
+    science_d, reference_d, match = maker.filters(Pn, transform(reference, small), 1.0)
     kernel_n, kernel_r = fft.irfft2(science_d * match, small), fft.irfft2(reference_d * match, small)
     # S of a unit source at its own pixel: eq. 42 where the guard is idle.
-    F_S = float(flux_n * np.sum(_centred(kernel_n, len(science))[::-1, ::-1] * science))
+    F_S = float(flux_n * np.sum(centred(kernel_n, len(science))[::-1, ::-1] * science))
     noise = float(np.hypot(sigma_n * np.linalg.norm(kernel_n), sigma_r * np.linalg.norm(kernel_r)))
+    response = np.maximum(np.abs(kernel_n), np.abs(kernel_r) * (flux_r / flux_n)) / noise
     psf_d = fft.irfft2(flux_n * science_d * Pn, small)
     science_v, reference_v = (
-        _transform(_centred(np.square(kernel / F_S), min(small) - 1 + min(small) % 2), padded, np.float32)
+        transform(centred(np.square(kernel / F_S), min(small) - 1 + min(small) % 2), padded, np.float32)
         for kernel in (kernel_n, kernel_r)
     )
     # Transforms in float64, as high frequencies of a PSF are small beside its sum; ratios in float32.
-    Pn, Pr = (_transform(stamp, padded).astype(np.complex64) for stamp in (science, reference))
+    Pn, Pr = (transform(stamp, padded).astype(np.complex64) for stamp in (science, reference))
     science_d, reference_d, match = maker.filters(Pn, Pr, 1 / F_S)
     return SubtractionPlan(
         shape=(int(shape[0]), int(shape[1])),
@@ -177,15 +184,17 @@ def plan_subtraction(
         match=match,
         science_v=science_v,
         reference_v=reference_v,
-        psf_d=_centred(psf_d, box).astype(np.float32),
+        psf_d=centred(psf_d, box).astype(np.float32),
         sigma_n=float(sigma_n),
         sigma_r=float(sigma_r),
         flux_ratio=float(flux_n / flux_r),
         F_D=maker.scale_d,
         F_S=F_S,
         limiting_flux=_DETECTION * noise / F_S,
-        leak=_leak(np.maximum(np.abs(kernel_n), np.abs(kernel_r) * (flux_r / flux_n)) / noise, margin),
-        kernel_radius_px=max(_energy_radius(kernel, margin) for kernel in (kernel_n, kernel_r)),
+        leak=largest_beyond(
+            np.maximum(np.abs(kernel_n), np.abs(kernel_r) * (flux_r / flux_n)) / noise, margin
+        ),
+        kernel_radius_px=max(energy_radius(kernel, margin) for kernel in (kernel_n, kernel_r)),
     )
 
 
@@ -243,60 +252,7 @@ def _checked_psf(psf: ArrayLike, whose: str) -> Stamp:
     return cast(Stamp, stamp / total)
 
 
-def _transform(stamp: Stamp, grid: tuple[int, int], dtype: type = np.float64) -> NDArray[Any]:
-    """Transform of an odd stamp whose middle pixel is put at [0, 0] of a grid; empty rows are left out."""
-    offsets = np.arange(len(stamp)) - len(stamp) // 2
-    wide: NDArray[Any] = np.zeros((len(stamp), grid[1]), dtype)
-    wide[:, offsets] = stamp
-    rows = fft.rfft(wide, axis=1)
-    columns = np.zeros((grid[0], rows.shape[1]), rows.dtype)
-    columns[offsets] = rows
-    return cast(NDArray[Any], fft.fft(columns, axis=0, overwrite_x=True))
-
-
 def _squared(transform: NDArray[Any]) -> NDArray[Any]:
     square = np.square(transform.real)
     square += np.square(transform.imag)
     return cast(NDArray[Any], square)
-
-
-def _centred(kernel: Stamp, box: int) -> Stamp:
-    """Cut a box round [0, 0] of a periodic image."""
-    offsets = np.arange(box) - box // 2
-    return kernel[np.ix_(offsets % kernel.shape[0], offsets % kernel.shape[1])]
-
-
-def _noise_floor(stamp: Stamp) -> float:
-    """Level under which the transform of a PSF is its own noise, or the cut at the box, not signal."""
-    box = len(stamp)
-    edge = np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]])
-    cut = box * float(np.sqrt(np.mean(edge**2)))
-    if box < 7:
-        return cut
-    # The mixed second difference removes any smooth wing; white noise leaves 6 of its sigmas.
-    curvature = stamp[:-2] - 2 * stamp[1:-1] + stamp[2:]
-    curvature = curvature[:, :-2] - 2 * curvature[:, 1:-1] + curvature[:, 2:]
-    offsets = np.arange(1, box - 1) - box // 2
-    outside = np.hypot(offsets[:, None], offsets) > box / 3
-    noise = 1.4826 * float(np.median(np.abs(curvature[outside]))) / 6
-    # White noise of sigma s per pixel transforms to s * box; five of those are above nearly all of it.
-    return max(cut, 5 * box * noise)
-
-
-def _energy_radius(kernel: Stamp, reach: int) -> float:
-    """Radius of the disk that holds `_KERNEL_ENERGY` of a kernel's square, at most the padding."""
-    offsets = np.arange(-reach, reach + 1)
-    radius = np.rint(np.hypot(offsets[:, None], offsets) * 10).astype(np.int64)
-    square = np.square(_centred(kernel, 2 * reach + 1))
-    energy = np.cumsum(np.bincount(radius.ravel(), weights=square.ravel()))
-    total = np.sum(np.square(kernel))
-    return min(float(np.searchsorted(energy, _KERNEL_ENERGY * total)) / 10, float(reach))
-
-
-def _leak(response: Stamp, reach: int) -> NDArray[np.float64]:
-    """Largest response at each distance or beyond, up to `reach` pixels."""
-    offsets = np.arange(-reach, reach + 1)
-    radius = np.minimum(np.hypot(offsets[:, None], offsets).astype(np.int64), reach)
-    largest = np.zeros(reach + 1)
-    np.maximum.at(largest, radius.ravel(), _centred(response, 2 * reach + 1).ravel())
-    return np.maximum.accumulate(largest[::-1])[::-1]

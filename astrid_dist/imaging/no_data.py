@@ -6,9 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from astrid_dist.imaging.arrays import Array
+from astrid_dist.imaging.arrays import Array, Namespace, to_host
+from astrid_dist.imaging.filters import SubtractionPlan
 
 Image: TypeAlias = NDArray[np.float32]
+
+# In background sigmas; a full well is below 1e5 of them. One pixel at this limit costs its tile 1e-3 sigma.
+_LARGEST_VALUE = 1e7
 
 # What a hole hides, as a multiple of its area times the brightest pixel beside it: the core of a star that is
 # no data in both images rises above its rim; where the other image fills it, their PSFs differ by part of it.
@@ -16,6 +20,54 @@ _HIDDEN = 3.0
 _MISFIT = 0.5
 # Pixels of a hole, however large, that one star can fill.
 _LARGEST_HOLE = 25
+
+
+def without_holes(
+    space: Namespace, plan: SubtractionPlan, planes: list[Array], shifts: NDArray[np.float64]
+) -> tuple[list[Array], Array | None]:
+    """Planes with every hole filled, and what the holes cost; None where there is none."""
+    new, ref, var_new, var_ref = planes
+    # A shift of half a pixel brings in what nobody saw.
+    whole = not (np.abs(shifts) >= 0.5).any()
+    if whole and _all_usable(new, var_new, plan.sigma_n) and _all_usable(ref, var_ref, plan.sigma_r):
+        return planes, None
+    bad_new, bad_ref = ~_usable(new, var_new, plan.sigma_n), ~_usable(ref, var_ref, plan.sigma_r)
+    both = bad_new & bad_ref
+    ratio = plan.flux_ratio
+    full = [
+        filled(space.xp, new, bad_new, ref * ratio, both),
+        filled(space.xp, ref, bad_ref, new / ratio, both),
+        filled(space.xp, var_new, bad_new, var_ref * ratio**2, both),
+        filled(space.xp, var_ref, bad_ref, var_new / ratio**2, both),
+    ]
+    # How far holes reach is worked out on the host: it is a matter of few pixels and many branches.
+    bright = to_host(new), to_host(ref * ratio)
+    holes_new, holes_ref = to_host(bad_new), to_host(bad_ref)
+    lost = np.empty(holes_new.shape, bool)
+    for i, (dx, dy) in enumerate(shifts):
+        lost[i] = widened(
+            moved(holes_new[i], dx, dy) | holes_ref[i],
+            holes_new[i] & holes_ref[i],
+            (bright[0][i], bright[1][i]),
+            plan.leak,
+            plan.kernel_radius_px,
+        )
+    return full, space.moved(lost)
+
+
+def _all_usable(image: Array, variance: Array, sigma: float) -> bool:
+    """`_usable` of every pixel, without a mask: extremes are NaN where a pixel is."""
+    limit, squared = _LARGEST_VALUE * sigma, _LARGEST_VALUE * sigma**2
+    inside = image.max() <= limit and image.min() >= -limit
+    return bool(inside and variance.max() <= squared and variance.min() >= 0)
+
+
+def _usable(image: Array, variance: Array, sigma: float) -> Array:
+    """Data, and no value so absurd that its rounding would drown its neighbours in a float32 transform."""
+    inside = abs(image) <= _LARGEST_VALUE * sigma
+    inside &= variance >= 0
+    inside &= variance <= _LARGEST_VALUE * sigma**2
+    return inside
 
 
 def filled(xp: Any, plane: Array, bad: Array, other: Array, both: Array) -> Array:

@@ -20,17 +20,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.errors import InputError
-from astrid_dist.imaging.arrays import Array, Namespace, namespace, to_host
+from astrid_dist.imaging.arrays import Array, Namespace, namespace
 from astrid_dist.imaging.filters import SubtractionPlan, halo_px, plan_subtraction
-from astrid_dist.imaging.no_data import filled, moved, widened
+from astrid_dist.imaging.no_data import without_holes
 
 __all__ = ["Subtraction", "SubtractionPlan", "halo_px", "plan_subtraction", "subtract"]
 
 Image: TypeAlias = NDArray[np.float32]
 Numbers: TypeAlias = NDArray[np.float64]
 
-# In background sigmas; a full well is below 1e5 of them. One pixel at this limit costs its tile 1e-3 sigma.
-_LARGEST_VALUE = 1e7
 # Padded pixels worked on at once: on a GPU whole tiles, 64 bytes each; elsewhere rows that fit into a cache.
 _BLOCK_PIXELS = 2**26
 _CACHED_PIXELS = 2**16
@@ -159,7 +157,7 @@ def _subtract_block(
 
     Rows are taken a few at a time wherever they do not depend on each other, so that they stay in the cache.
     """
-    planes, bad = _without_holes(space, plan, planes, shifts)
+    planes, bad = without_holes(space, plan, planes, shifts)
     spectra = [space.along_columns(rows) for rows in _transformed_rows(space, plan, planes)]
     for part in _rows(space, plan, plan.padded[0]):
         _filter(space, plan, [spectrum[:, part] for spectrum in spectra], shifts, part)
@@ -242,54 +240,6 @@ def _add_squared(variance: Array, values: Array, weight: Array) -> None:
     values *= values
     values *= weight
     variance += values
-
-
-def _without_holes(
-    space: Namespace, plan: SubtractionPlan, planes: list[Array], shifts: Numbers
-) -> tuple[list[Array], Array | None]:
-    """Planes with every hole filled, and what the holes cost; None where there is none."""
-    new, ref, var_new, var_ref = planes
-    # A shift of half a pixel brings in what nobody saw.
-    whole = not (np.abs(shifts) >= 0.5).any()
-    if whole and _all_usable(new, var_new, plan.sigma_n) and _all_usable(ref, var_ref, plan.sigma_r):
-        return planes, None
-    bad_new, bad_ref = ~_usable(new, var_new, plan.sigma_n), ~_usable(ref, var_ref, plan.sigma_r)
-    both = bad_new & bad_ref
-    ratio = plan.flux_ratio
-    full = [
-        filled(space.xp, new, bad_new, ref * ratio, both),
-        filled(space.xp, ref, bad_ref, new / ratio, both),
-        filled(space.xp, var_new, bad_new, var_ref * ratio**2, both),
-        filled(space.xp, var_ref, bad_ref, var_new / ratio**2, both),
-    ]
-    # How far holes reach is worked out on the host: it is a matter of few pixels and many branches.
-    bright = to_host(new), to_host(ref * ratio)
-    holes_new, holes_ref = to_host(bad_new), to_host(bad_ref)
-    lost = np.empty(holes_new.shape, bool)
-    for i, (dx, dy) in enumerate(shifts):
-        lost[i] = widened(
-            moved(holes_new[i], dx, dy) | holes_ref[i],
-            holes_new[i] & holes_ref[i],
-            (bright[0][i], bright[1][i]),
-            plan.leak,
-            plan.kernel_radius_px,
-        )
-    return full, space.moved(lost)
-
-
-def _all_usable(image: Array, variance: Array, sigma: float) -> bool:
-    """`_usable` of every pixel, without a mask: extremes are NaN where a pixel is."""
-    limit, squared = _LARGEST_VALUE * sigma, _LARGEST_VALUE * sigma**2
-    inside = image.max() <= limit and image.min() >= -limit
-    return bool(inside and variance.max() <= squared and variance.min() >= 0)
-
-
-def _usable(image: Array, variance: Array, sigma: float) -> Array:
-    """Data, and no value so absurd that its rounding would drown its neighbours in a float32 transform."""
-    inside = abs(image) <= _LARGEST_VALUE * sigma
-    inside &= variance >= 0
-    inside &= variance <= _LARGEST_VALUE * sigma**2
-    return inside
 
 
 def _each(values: ArrayLike, count: int, shape: tuple[int, ...], name: str) -> Numbers:
