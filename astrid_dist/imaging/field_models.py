@@ -44,7 +44,7 @@ class Surface:
     density: float
     """Of outliers, per unit of the values, times their part."""
     alternatives: tuple[tuple[float, "Surface"], ...] = ()
-    """Surfaces of every order tried, this one among them, and their probabilities; none: this one alone."""
+    """Probability and surface of every order tried, this one among them; empty in those."""
 
     @property
     def order(self) -> int:
@@ -56,19 +56,41 @@ class Surface:
         """Stars more likely than not to be no outliers."""
         return int((self.inlier > 0.5).sum())
 
+    @property
+    def constant(self) -> "Surface":
+        """The surface of order 0 through the same stars; its scatter holds the slopes."""
+        flat = self.alternatives[0][1]
+        return replace(flat, alternatives=((1.0, flat),))
+
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Value and its standard error at a pixel of the field.
 
         The mean over the orders tried, each as probable as its criterion says, so that the error holds where
         the stars cannot tell whether there is a slope (Hoeting et al. 1999).
         """
-        if self.alternatives:
-            parts = np.array([part for part, _ in self.alternatives])
-            values, errors = np.array([surface.at(x, y) for _, surface in self.alternatives]).T
-            value = float(parts @ values)
-            return value, float(np.sqrt(parts @ (errors**2 + (values - value) ** 2)))
+        one_x, one_y = np.array([x]), np.array([y])
+        parts = np.array([part for part, _ in self.alternatives])
+        values = np.array([surface._values(one_x, one_y)[0] for _, surface in self.alternatives])
+        variances = np.array([surface._variance(x, y) for _, surface in self.alternatives])
+        value = float(parts @ values)
+        return value, float(np.sqrt(parts @ (variances + (values - value) ** 2)))
+
+    def spread(self, x: float, y: float, half_px: float) -> float:
+        """By how much the surface differs from its value at the middle of a box, rms over the box."""
+        # At these nine points a slope has the rms that it has over the box.
+        steps = np.array([-1, 0, 1]) * half_px / np.sqrt(2)
+        grid_x, grid_y = (one.ravel() for one in np.meshgrid(x + steps, y + steps))
+        values = np.zeros(9)
+        for part, surface in self.alternatives:
+            values += part * surface._values(grid_x, grid_y)
+        return float(np.sqrt(np.mean((values - values[4]) ** 2)))
+
+    def _values(self, x: Float64, y: Float64) -> Float64:
+        return _basis(x, y, self.shape, self.order) @ self.terms
+
+    def _variance(self, x: float, y: float) -> float:
         basis = _basis(np.array([x]), np.array([y]), self.shape, self.order)[0]
-        return float(basis @ self.terms), float(np.sqrt(basis @ self.covariance @ basis))
+        return float(basis @ self.covariance @ basis)
 
     def within(self, x: float, y: float, half_px: float) -> NDArray[np.bool_]:
         """Which stars lie in a box of the field."""

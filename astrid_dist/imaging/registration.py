@@ -142,19 +142,25 @@ def measure_offset(a: StarList, b: StarList, ia: Indices, ib: Indices) -> Offset
 
 
 def mean_offset(dx: Surface, dy: Surface) -> Offset:
-    """The offset that two surfaces of order 0 hold."""
+    """One offset for the whole field of two surfaces; the scatter holds their slopes."""
+    dx, dy = dx.constant, dy.constant
     (x, x_err), (y, y_err) = dx.at(0, 0), dy.at(0, 0)
     return Offset(x, y, x_err, y_err, dx.scatter, dy.scatter, min(dx.n_inliers, dy.n_inliers))
 
 
 def measure_flux_ratio(a: StarList, b: StarList, ia: Indices, ib: Indices) -> FluxRatio:
     """One flux ratio a / b for all matched stars (`flux_surface` of order 0); NaN without a pair."""
-    surface = flux_surface(a, b, ia, ib)
-    if surface is None:
+    return mean_flux_ratio(flux_surface(a, b, ia, ib))
+
+
+def mean_flux_ratio(log_ratio: Surface | None) -> FluxRatio:
+    """One flux ratio for the whole field of a surface of its logarithm; NaN without one."""
+    if log_ratio is None:
         return FluxRatio(NAN, NAN, NAN, 0)
-    mean, error = surface.at(0, 0)
+    constant = log_ratio.constant
+    mean, error = constant.at(0, 0)
     ratio = float(np.exp(mean))
-    return FluxRatio(ratio, ratio * error, surface.scatter, surface.n_inliers)
+    return FluxRatio(ratio, ratio * error, constant.scatter, constant.n_inliers)
 
 
 def _clean(a: StarList, b: StarList, ia: Indices, ib: Indices, enough: int) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ ENOUGH_TO_JUDGE, LEAST_MATCHED = 30, 0.25
 
 Float64 = NDArray[np.float64]
 OFFSET_FIELDS = ("dx", "dy", "dx_err", "dy_err", "scatter_x", "scatter_y")
+LOCAL_FIELDS = ("flux_ratio", "flux_ratio_err", "flux_scatter", *OFFSET_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -118,26 +119,30 @@ class Comparison(Local):
         -------
         Local
             The surfaces at the centre. The scatter is that of the field, where the tile holds ten stars or
-            more drawn towards theirs.
+            more drawn towards theirs; it includes what the surface changes within the tile.
         """
         models = self.models
-        ratio, ratio_err, flux_scatter = self.flux_ratio, self.flux_ratio_err, self.flux_scatter
+        local = {name: getattr(self, name) for name in LOCAL_FIELDS}
         if models.log_ratio is not None:
             mean, error = models.log_ratio.at(x, y)
-            ratio, ratio_err = float(np.exp(mean)), float(np.exp(mean)) * error
-            flux_scatter = models.log_ratio.scatter_near(x, y, half_px)
-        dx, dx_err, scatter_x = self.dx, self.dx_err, self.scatter_x
-        dy, dy_err, scatter_y = self.dy, self.dy_err, self.scatter_y
-        if models.dx is not None and models.dy is not None:
-            (dx, dx_err), (dy, dy_err) = models.dx.at(x, y), models.dy.at(x, y)
-            scatter_x, scatter_y = (one.scatter_near(x, y, half_px) for one in (models.dx, models.dy))
-        n = int(((np.abs(models.x - x) <= half_px) & (np.abs(models.y - y) <= half_px)).sum())
-        return Local(ratio, ratio_err, flux_scatter, dx, dy, dx_err, dy_err, scatter_x, scatter_y, n)
+            local["flux_ratio"], local["flux_ratio_err"] = np.exp(mean), np.exp(mean) * error
+            local["flux_scatter"] = _scatter(models.log_ratio, x, y, half_px)
+        for axis, surface in (("x", models.dx), ("y", models.dy)):
+            if surface is not None:
+                local[f"d{axis}"], local[f"d{axis}_err"] = surface.at(x, y)
+                local[f"scatter_{axis}"] = _scatter(surface, x, y, half_px)
+        inside = (np.abs(models.x - x) <= half_px) & (np.abs(models.y - y) <= half_px)
+        return Local(**{name: float(value) for name, value in local.items()}, n_stars=int(inside.sum()))
 
     def with_offset(self, offset: Offset) -> "Comparison":
         """The same with an offset measured otherwise, the same all over the field; for few stars."""
         measured = {name: getattr(offset, name) for name in OFFSET_FIELDS}
         return replace(self, **measured, models=replace(self.models, dx=None, dy=None))
+
+
+def _scatter(surface: Surface, x: float, y: float, half_px: float) -> float:
+    """Of single stars in a tile about the tile's one value."""
+    return float(np.hypot(surface.scatter_near(x, y, half_px), surface.spread(x, y, half_px)))
 
 
 def compare(
@@ -181,18 +186,20 @@ def compare(
             "must be aligned with its field's grid before it is ingested"
         )
     ratio, error, spread, verdict, reason = 1.0, 0.0, 0.0, "good", ""
-    offset, surface_x, surface_y, log_ratio = NO_OFFSET, None, None, None
+    offset, models = NO_OFFSET, FieldModels(None, None, None, reference.x[ib], reference.y[ib])
+    enough = n >= FEW_STARS
+    field = shape if enough else None
     if n:
-        measured = registration.measure_flux_ratio(epoch, reference, ia, ib)
+        log_ratio = registration.flux_surface(epoch, reference, ia, ib, field)
+        measured = registration.mean_flux_ratio(log_ratio)
         ratio, error = measured.ratio, measured.error
-    if n >= FEW_STARS:
-        spread = measured.scatter
+        spread = measured.scatter if enough else 0.0
+        models = replace(models, log_ratio=log_ratio if field else None)
     if n >= FEWEST_FOR_OFFSET:
-        offset = registration.measure_offset(epoch, reference, ia, ib)
-    if shape is not None and n >= FEW_STARS:
-        log_ratio = registration.flux_surface(epoch, reference, ia, ib, shape)
-        surface_x, surface_y = registration.offset_surfaces(epoch, reference, ia, ib, shape)
-    if n < FEW_STARS:
+        dx, dy = registration.offset_surfaces(epoch, reference, ia, ib, field)
+        offset = registration.mean_offset(dx, dy)
+        models = replace(models, dx=dx if field else None, dy=dy if field else None)
+    if not enough:
         verdict = "few stars"
         known = all(np.isfinite(zeropoints))
         if known:
@@ -218,5 +225,5 @@ def compare(
         n_stars=n,
         verdict=verdict,
         reason=reason,
-        models=FieldModels(surface_x, surface_y, log_ratio, reference.x[ib], reference.y[ib]),
+        models=models,
     )

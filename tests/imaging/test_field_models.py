@@ -97,3 +97,10 @@ def test_one_value_for_the_whole_field_where_no_shape_is_given():
     assert surface.order == 0
     assert surface.at(0, 0) == surface.at(1999, 999)
     assert surface.scatter > 0.03
+
+
+def test_what_a_surface_changes_within_a_box():
+    surface = fit_surface(*stars(BOWL, 500, 0.0, 2), SHAPE)
+    x, y = np.meshgrid(np.linspace(200, 600, 201), np.linspace(300, 700, 201))
+    expected = np.sqrt(np.mean((truth(BOWL, x, y) - truth(BOWL, 400, 500)) ** 2))
+    assert surface.spread(400, 500, 200) == pytest.approx(expected, rel=0.1)
