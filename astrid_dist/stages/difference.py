@@ -18,7 +18,7 @@ from astrid_dist.stages.blocks import (
     put_requests,
     shard_window,
 )
-from astrid_dist.stages.pair import open_pair, scalars_set_aside
+from astrid_dist.stages.pair import open_pair, psf_box, scalars_set_aside
 from astrid_dist.stages.selection import Epochs, Groups, choose_epochs, epochs_digest, groups_of, resolved
 from astrid_dist.stages.subtraction import TILE_MAPS, subtract_tiles
 from astrid_dist.store.layouts import TILE
@@ -137,8 +137,8 @@ def prepare(plan: Plan) -> None:
     for group, indices in resolved(settings.epochs).items():
         reader = ProductReader(survey, group)
         height, width = field_shape(reader, "image")
-        box = reader.sizes("psf")["u"]
-        kept = ("wcs", "survey", "pixel_scale_arcsec", "oversampling")
+        box = psf_box(reader)
+        kept = ("wcs", "survey", "pixel_scale_arcsec")
         attributes = {name: reader.attributes[name] for name in kept if name in reader.attributes}
         create_group(
             output, "difference", group, {"epoch": 0, "y": height, "x": width, "v": box, "u": box}, attributes
@@ -168,17 +168,16 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     computed = perf_counter()
     writer = ProductWriter(Location.parse(options.output), key.group)
     slot = slice(key.epoch, key.epoch + 1)
-    shards = {
-        f"{key.group}/{name}": writer.write(name, {"epoch": slot, **core.slices}, values[None])
-        for name, values in made.planes.items()
-    }
     tiles = {
         "epoch": slot,
         "tile_y": slice(core.y0 // TILE, -(-core.y1 // TILE)),
         "tile_x": slice(core.x0 // TILE, -(-core.x1 // TILE)),
     }
-    for name, values in {**made.maps, "psf_d": made.psf_d}.items():
-        shards[f"{key.group}/{name}"] = writer.write(name, tiles, values[None])
+    written = writer.write_all(
+        {name: ({"epoch": slot, **core.slices}, values[None]) for name, values in made.planes.items()}
+        | {name: (tiles, values[None]) for name, values in {**made.maps, "psf_d": made.psf_d}.items()}
+    )
+    shards = {f"{key.group}/{name}": digest for name, digest in written.items()}
     return TaskOutcome(
         shards=shards,
         scalars=grading.epoch_scalars(pair, metrics, good_pixels),

@@ -173,8 +173,6 @@ def open_pair(survey: Location, reference: Location, group: str, index: int, mat
         shape,
     )
     share = dict(zip(made["epoch_ids"], made["weights"], strict=True)).get(row["epoch_id"], 0.0)
-    oversampling = int(science.attributes["oversampling"])
-    box = (psfs[0].shape[-1] - 1) // oversampling + 1
     return Pair(
         science,
         template,
@@ -182,7 +180,7 @@ def open_pair(survey: Location, reference: Location, group: str, index: int, mat
         row,
         made,
         shape,
-        box,
+        psf_box(science),
         comparison,
         _clean(stars[1]),
         min(len(one) for one in stars),
@@ -196,6 +194,11 @@ def _clean(stars: StarList) -> StarList:
     use = stars.flags == 0
     columns = {name: getattr(stars, name)[use] for name in ("x", "y", "flux", "flux_err", "flags")}
     return StarList(**columns, fwhm_px=stars.fwhm_px)
+
+
+def psf_box(reader: ProductReader) -> int:
+    """Side of a group's PSF at the pixels of its images."""
+    return (reader.sizes("psf")["u"] - 1) // int(reader.attributes["oversampling"]) + 1
 
 
 def scalars_set_aside(survey: Location, group: str, index: int, reason: str) -> dict[str, Any]:

@@ -165,28 +165,28 @@ def residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> N
     counts the same.
     """
     height, width = difference.shape
-    mean, std, count = noise_moments(difference, quiet)
+    sampled = (slice(None, None, 3),) * 2
+    mean, std, count = noise_moments(difference[sampled], quiet[sampled])
     if not count or not np.isfinite(std):
         return np.zeros_like(difference)
     used = quiet & (np.abs(difference - np.float32(mean)) <= np.float32(5 * std))
-    total, number = (
-        _box_sums(values, SKY_BOX) for values in (np.where(used, difference, np.float32(0)), used)
-    )
+    number = _box_sums(used.astype(np.float32))
+    total = _box_sums(np.where(used, difference, np.float32(0)))
     enough = number >= ENOUGH_PIXELS // 5
     if not enough.any():
         return np.zeros_like(difference)
-    mesh = np.divide(total, number, out=np.full(total.shape, np.nan), where=enough)
+    mesh = np.divide(total, number, out=np.full_like(total, np.nan), where=enough)
     mesh[~enough] = np.median(mesh[enough])
-    return evaluate(mesh.astype(np.float32), SKY_BOX, 0, 0, height, width)
+    return evaluate(mesh, SKY_BOX, 0, 0, height, width)
 
 
-def _box_sums(values: NDArray[Any], box: int) -> NDArray[np.float64]:
-    """Sums over square boxes; the last ones may be smaller."""
-    rows, columns = (np.arange(0, size, box) for size in values.shape)
-    sums: NDArray[np.float64] = np.add.reduceat(
-        np.add.reduceat(values, rows, axis=0, dtype=np.float64), columns, axis=1
+def _box_sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums over square boxes of `SKY_BOX`; the last ones may be smaller."""
+    rows, columns = (
+        (np.arange(size) // SKY_BOX == np.arange(-(-size // SKY_BOX))[:, None]).astype(np.float32)
+        for size in values.shape
     )
-    return sums
+    return np.asarray(rows @ values @ columns.T)
 
 
 def _normalise_tile(

@@ -281,7 +281,7 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 """
                 gain | f4 | electron / count | electrons per raw count
                 read_noise | f4 | electron | read noise
-                gain_estimated | bool | | whether the gain was measured from the pixels, the header having none
+                gain_estimated | bool | | whether the gain was measured in the pixels, for want of a header's
                 sky | f4 | electron | median sky level
                 n_stars | i4 | 1 | stars in the star list
                 elongation | f4 | 1 | major over minor axis of the PSF

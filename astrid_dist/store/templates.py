@@ -148,13 +148,15 @@ def _array_documents(product: str, sizes: tuple[tuple[str, int], ...]) -> tuple[
 def create_array(store: Any, path: str, variable: Variable, sizes: Sizes) -> "zarr.Array[Any]":
     """Create one empty array of a layout.
 
-    Images are Blosc-compressed (Zstandard level 1; shuffled by byte, masks by bit), the rest with Zstandard;
-    each chunk carries a checksum, so that a flipped byte is an error when read and never a wrong pixel.
+    Images are Blosc-compressed (LZ4, shuffled by bit: survey pixels become as small as with Zstandard in a
+    quarter of its time), the rest with Zstandard; each chunk carries a checksum, so that a flipped byte is an
+    error when read and never a wrong pixel.
     """
     shape = variable.shape(sizes)
     if variable.is_image:
-        shuffle = BloscShuffle.bitshuffle if variable.dtype == "u2" else BloscShuffle.shuffle
-        packing: Any = BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=int(variable.dtype[1:]))
+        packing: Any = BloscCodec(
+            cname="lz4", clevel=1, shuffle=BloscShuffle.bitshuffle, typesize=int(variable.dtype[1:])
+        )
     else:
         packing = ZstdCodec(level=1)
     return zarr.create_array(
@@ -261,7 +263,9 @@ def root_attributes(location: Location) -> dict[str, Any]:
         raise ConfigError(f"{location} is a Zarr store but no astrid product: check the URL")
     version = int(header["version"])
     if version != layouts.VERSION:
-        advice = "install a newer astrid-dist" if version > layouts.VERSION else "make it again from its inputs"
+        advice = (
+            "install a newer astrid-dist" if version > layouts.VERSION else "make it again from its inputs"
+        )
         raise ConfigError(
             f"{location} has layout version {version}, this astrid_dist reads {layouts.VERSION}: {advice}"
         )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from astrid_dist.store.failures import storage_errors
 from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import product_header
+
+#: Variables of one task that are written at the same time.
+_REQUESTS = 4
 
 Region = tuple[tuple[int, int], ...]
 
@@ -114,6 +118,20 @@ class ProductWriter:
         data = self._cast(layout, values, tuple(stop - start for start, stop in bounds), region)
         self._store(array, variable, bounds, data)
         return ShardDigest(bounds, digest_values(data))
+
+    def write_all(
+        self, parts: Mapping[str, tuple[Mapping[str, slice | int], ArrayLike]]
+    ) -> dict[str, ShardDigest]:
+        """Write several variables, small ones at once: on a bucket a request takes longer than its bytes.
+
+        Parameters
+        ----------
+        parts : mapping of str to (region, array)
+            By variable, as for `write`.
+        """
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            made = pool.map(lambda part: self.write(part[0], *part[1]), parts.items())
+            return dict(zip(parts, made, strict=True))
 
     def write_scalars(self, rows: Mapping[str, ArrayLike], start: int) -> None:
         """Write values of consecutive epochs, for the one committer of a group.
