@@ -1,152 +1,210 @@
-"""Clipped weighted mean of registered epochs: the reference image."""
+"""Linear co-addition of epochs of one tile: each through its own filter, then summed.
+
+Epochs come on the flux scale of the result. A PSF that lies off its middle pixel by an epoch's offset brings
+the epoch into register when the filter holds its conjugate, so that shifting costs nothing more.
+Tiles are mirrored into a margin before they are transformed: a border stays as noisy as the rest.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import fft
 
 from astrid_dist.errors import InputError
-from astrid_dist.flags import UNUSABLE, Flag
+from astrid_dist.imaging.psf import legendre_weights
 
-#: Share of a pixel's own brightness that seeing and registration may change between epochs.
-RELATIVE_ALLOWANCE = 0.3
-_BLOCK_PIXELS = 1 << 18
+Cube: TypeAlias = NDArray[np.float32]
+Transforms: TypeAlias = NDArray[np.complex64]
+
+# Below this part of its zero frequency the transform of a measured PSF is its error, not signal.
+_FLOOR = 1e-3
+# Below this part an epoch is hardly moved any more: shifting all frequencies, noise too, has endless kernels.
+_MOVED = 0.02
 
 
-def clipped_mean(
-    images: NDArray[np.float32],
-    variances: NDArray[np.float32],
-    masks: NDArray[np.uint16],
-    scales: ArrayLike,
+@dataclass(frozen=True)
+class Stack:
+    """What the filters of a tile are made of.
+
+    Attributes
+    ----------
+    shape, padded : (int, int)
+        Tile (y, x) and the transform grid.
+    margin : int
+        Rows and columns mirrored before the tile's first.
+    psfs : (k, ky, kx) complex64
+        Transforms of the PSFs, moved by the offsets.
+    ramps : (k, ky, kx) complex64
+        Phases that move by the offsets, where there is signal to move.
+    weights : (k,) float64
+        1 / noise²: what a pixel of each epoch is worth, noise on the scale of the result.
+    power : (ky, kx) float32
+        Sum of weights |psfs|².
+    offsets : (k, 2) float64
+        (dx, dy) pixels.
+    """
+
+    shape: tuple[int, int]
+    padded: tuple[int, int]
+    margin: int
+    psfs: Transforms
+    ramps: Transforms
+    weights: NDArray[np.float64]
+    power: NDArray[np.float32]
+    offsets: NDArray[np.float64]
+
+    def forward(self, plane: NDArray[np.float32]) -> Transforms:
+        """Transform of a plane mirrored at its borders."""
+        after = [whole - side - self.margin for whole, side in zip(self.padded, self.shape, strict=True)]
+        widths = ((self.margin, after[0]), (self.margin, after[1]))
+        return cast(Transforms, fft.rfft2(np.pad(plane, widths, mode="symmetric")))
+
+    def inverse(self, transform: Transforms) -> NDArray[np.float32]:
+        """The tile back from its transform."""
+        whole = fft.irfft2(transform, self.padded)
+        cut = tuple(slice(self.margin, self.margin + side) for side in self.shape)
+        return cast(NDArray[np.float32], np.ascontiguousarray(whole[cut]))
+
+    def mean_square(self, transform: Transforms) -> float:
+        """Mean of |filter|² over all frequencies: by it the variance of white noise is multiplied."""
+        square = np.square(np.abs(transform), dtype=np.float64)
+        # Columns of a real transform stand for their mirror image too, but for the first and an even last.
+        twice = 2 * square.sum() - square[:, 0].sum()
+        twice -= square[:, -1].sum() if self.padded[1] % 2 == 0 else 0
+        return float(twice / (self.padded[0] * self.padded[1]))
+
+
+def plan_stack(
+    psfs: NDArray[np.float32],
+    noise: ArrayLike,
     *,
-    clip_sigma: float = 4.0,
-    weights: ArrayLike | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint16], NDArray[np.uint16]]:
-    """Weighted mean of epochs without cosmic rays, trails and transients.
-
-    A value is left out when it differs from the median of the epochs by more than
-    clip_sigma · sigma + 0.3 · |median|, sigma being its own noise and the median's: the rule of Gruen, Seitz
-    & Bernstein 2014 (PASP 126, 158; SWarp's CLIPPED). The second term keeps the cores of stars, which differ
-    by seeing and registration far beyond their noise. The median taken there is the largest of its 3×3
-    neighbours, since a displaced star changes the pixels beside its core most. With two epochs the fainter
-    is believed, as outliers are bright.
-
-    Weights are one number per epoch, not per pixel: the PSF of the result is then the same weighted mean of
-    PSFs everywhere, and bright pixels are not biased low by their own noise.
+    shape: tuple[int, int],
+    offsets: ArrayLike | None = None,
+) -> Stack:
+    """Transforms of the PSFs of the epochs of a tile.
 
     Parameters
     ----------
-    images, variances : (k, y, x) float32
-        Background-subtracted electrons on one grid, and electron²; NaN is no data.
-    masks : (k, y, x) uint16
-        Bits of `astrid_dist.flags`; unusable pixels are left out.
-    scales : (k,) float
-        Factor that brings each epoch to the flux scale of the result.
-    clip_sigma : float
-        Clipping threshold in standard deviations.
-    weights : (k,) float, optional
-        Weights of the epochs; by default 1 / median of the scaled variance. Give them where a frame is
-        co-added in pieces, so that the pieces join.
-
-    Returns
-    -------
-    image, variance : (y, x) float32
-        NaN where no epoch has data.
-    mask : (y, x) uint16
-        Bits of the epochs that entered; where none did, the bits of all, and NO_DATA.
-    n_epochs : (y, x) uint16
-        How many epochs entered.
+    psfs : (k, v, u) float32
+        PSF of each epoch on this tile, odd boxes, centred on the middle pixel; scaled to sum 1.
+    noise : (k,) float
+        Background noise per pixel of each epoch, electrons of the result.
+    shape : (int, int)
+        Rows and columns of the tile.
+    offsets : (k, 2) float, optional
+        (dx, dy): where stars of an epoch lie beyond those of the result, pixels.
 
     Raises
     ------
     InputError
-        Cubes of different shapes; scales or weights that do not fit or are not positive.
+        Noise that is not positive, numbers that do not fit, PSFs that are not finite or without flux.
     """
-    if not images.shape == variances.shape == masks.shape or images.ndim != 3:
+    sigma = np.asarray(noise, np.float64)
+    moved = np.zeros((len(psfs), 2)) if offsets is None else np.asarray(offsets, np.float64)
+    if psfs.ndim != 3 or len(psfs) != len(sigma) or moved.shape != (len(psfs), 2):
         raise InputError(
-            f"co-add: images {images.shape}, variances {variances.shape} and masks {masks.shape} "
-            "must be cubes (epoch, y, x) of one shape"
+            f"co-add: PSFs {psfs.shape}, noise {sigma.shape} and offsets {moved.shape} must agree"
         )
-    count, height, width = images.shape
-    factors = _per_epoch(scales, count, "scales")
-    if weights is None:
-        shares = _inverse_variances(variances, masks, factors)
-    else:
-        shares = _per_epoch(weights, count, "weights")
-    image, variance = (np.full((height, width), np.nan, dtype=np.float32) for _ in range(2))
-    mask, n_epochs = (np.zeros((height, width), dtype=np.uint16) for _ in range(2))
-    rows = max(1, _BLOCK_PIXELS // (count * width))
-    for top in range(0, height, rows):
-        # One more row on either side: the allowance looks at neighbours.
-        low, high = max(top - 1, 0), min(top + rows + 1, height)
-        inner, block = slice(top - low, top - low + min(rows, height - top)), slice(low, high)
-        out = slice(top, min(top + rows, height))
-        image[out], variance[out], mask[out], n_epochs[out] = (
-            plane[inner]
-            for plane in _block_mean(
-                images[:, block], variances[:, block], masks[:, block], factors, shares, clip_sigma
-            )
-        )
-    return image, variance, mask, n_epochs
+    if not np.all(np.isfinite(sigma) & (sigma > 0)):
+        raise InputError(f"co-add: noise {sigma.tolist()} must be positive numbers, one per epoch")
+    margin = halo_px(psfs.shape[1])
+    padded = (fft.next_fast_len(shape[0] + 2 * margin), fft.next_fast_len(shape[1] + 2 * margin, real=True))
+    transforms = responses(psfs, padded, np.zeros_like(moved))
+    weights = 1 / sigma**2
+    power = np.tensordot(weights / weights.sum(), np.square(np.abs(transforms)), axes=1)
+    # Where no epoch has signal all PSFs become one small number: the filters stay smooth there.
+    filled = transforms + _FLOOR * np.exp(-power / _FLOOR**2)
+    ramps = _ramps(padded, moved, power**2 / (power**2 + _MOVED**4))
+    power = np.tensordot(weights, np.square(np.abs(filled)), axes=1)
+    return Stack(
+        (int(shape[0]), int(shape[1])),
+        padded,
+        margin,
+        (filled * ramps).astype(np.complex64),
+        ramps.astype(np.complex64),
+        weights,
+        power.astype(np.float32),
+        moved,
+    )
 
 
-def _per_epoch(values: ArrayLike, count: int, name: str) -> NDArray[np.float32]:
-    array = np.asarray(values, dtype=np.float32)
-    if array.shape != (count,) or not np.all(np.isfinite(array) & (array > 0)):
-        raise InputError(f"co-add: {name} {array.tolist()} must be {count} positive numbers, one per epoch")
-    return array
+def halo_px(psf_box: int) -> int:
+    """Margin in pixels that a tile needs to give inside what the whole field would give, to 1e-3 sigma."""
+    return psf_box // 2 + 8
 
 
-def _inverse_variances(
-    variances: NDArray[np.float32], masks: NDArray[np.uint16], factors: NDArray[np.float32]
+def responses(
+    psfs: NDArray[np.float32], padded: tuple[int, int], offsets: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Transforms of stamps of unit sum whose middle pixel lies at [0, 0], then moved by their offsets."""
+    sums = psfs.sum(axis=(1, 2), dtype=np.float64)
+    if not (np.isfinite(sums).all() and (sums > 0).all()):
+        raise InputError(f"co-add: the PSFs sum to {sums.tolist()}; each must be finite and positive")
+    grid = np.zeros((len(psfs), *padded))
+    rows, columns = (np.arange(side) - side // 2 for side in psfs.shape[1:])
+    where = np.ix_(np.arange(len(psfs)), rows % padded[0], columns % padded[1])
+    np.add.at(grid, where, psfs / sums[:, None, None])
+    return cast(NDArray[np.complex128], fft.rfft2(grid) * _ramps(padded, offsets, 1.0))
+
+
+def _ramps(
+    padded: tuple[int, int], offsets: NDArray[np.float64], part: NDArray[np.float64] | float
+) -> NDArray[np.complex128]:
+    """Shift theorem: moves by a part of (dx, dy), frequency by frequency; one per epoch."""
+    across, along = fft.rfftfreq(padded[1]), fft.fftfreq(padded[0])[:, None]
+    dx, dy = offsets.T[:, :, None, None]
+    return cast(NDArray[np.complex128], np.exp(-2j * np.pi * part * (dx * across + dy * along)))
+
+
+def mean_filters(stack: Stack) -> Transforms:
+    """Filters of the weighted mean: shares of the weights, epochs moved back by their offsets."""
+    shares = stack.weights / stack.weights.sum()
+    return cast(Transforms, (shares[:, None, None] * np.conj(stack.ramps)).astype(np.complex64))
+
+
+def combine(stack: Stack, filters: Transforms, images: Cube, variances: Cube) -> tuple[Cube, Cube]:
+    """Sum of the filtered epochs of a tile, and its variance.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of the tile.
+    filters : (k, ky, kx) complex64
+        `mean_filters`, or those of `proper_coadd`.
+    images, variances : (k, y, x) float32
+        Whole: no NaN. Variances are convolved with the squared kernels.
+
+    Returns
+    -------
+    image, variance : (y, x) float32
+    """
+    total = np.zeros(filters.shape[1:], np.complex64)
+    spread = np.zeros(filters.shape[1:], np.complex64)
+    for one, image, variance in zip(filters, images, variances, strict=True):
+        total += one * stack.forward(image)
+        squared = np.square(fft.irfft2(one, stack.padded))
+        spread += cast(Transforms, fft.rfft2(squared)) * stack.forward(variance)
+    return stack.inverse(total), np.maximum(stack.inverse(spread), np.float32(0))
+
+
+def stacked_psf(stack: Stack, filters: Transforms, psfs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """PSF of the co-add, (v, u) float32 of unit sum, from the stamps (k, v, u) of its plan."""
+    answer = (filters * responses(psfs, stack.padded, stack.offsets)).sum(axis=0)
+    whole = fft.irfft2(answer, stack.padded)
+    rows, columns = (np.arange(side) - side // 2 for side in psfs.shape[1:])
+    stamp = whole[np.ix_(rows % stack.padded[0], columns % stack.padded[1])]
+    return np.asarray(stamp / stamp.sum(), dtype=np.float32)
+
+
+def fit_psf_terms(
+    stamps: NDArray[np.float32], x: ArrayLike, y: ArrayLike, order: int, shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    shares = np.zeros(len(variances), dtype=np.float32)
-    for epoch, (plane, bits) in enumerate(zip(variances, masks, strict=True)):
-        good = np.isfinite(plane) & (plane > 0) & ((bits & UNUSABLE) == 0)
-        if good.any():
-            shares[epoch] = 1 / (np.median(plane[good]) * factors[epoch] ** 2)
-    return shares
+    """Legendre terms (n_term, v, u) over a field (height, width) that fit stamps (n, v, u) at n places best.
 
-
-def _block_mean(
-    images: NDArray[np.float32],
-    variances: NDArray[np.float32],
-    masks: NDArray[np.uint16],
-    factors: NDArray[np.float32],
-    shares: NDArray[np.float32],
-    clip_sigma: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint16], NDArray[np.uint16]]:
-    values = images * factors[:, None, None]
-    noise = variances * np.square(factors)[:, None, None]
-    good = np.isfinite(values) & np.isfinite(noise) & (noise >= 0) & ((masks & UNUSABLE) == 0)
-    middle = _median(values, good)
-    allowance = RELATIVE_ALLOWANCE * ndimage.maximum_filter(np.abs(middle), size=3, mode="nearest")
-    noise[~good] = 0
-    values[~good] = 0
-    sigma = np.sqrt(noise)
-    # The median is noisy too: pi/2 · n / (sum of 1/sigma)², which matters where good epochs meet poor ones.
-    inverse = np.divide(1, sigma, out=np.zeros_like(sigma), where=sigma > 0).sum(axis=0)
-    count = good.sum(axis=0, dtype=np.float32)
-    own = np.divide(np.pi / 2 * count, inverse**2, out=np.zeros_like(inverse), where=inverse > 0)
-    used = good & (np.abs(values - middle) <= clip_sigma * np.sqrt(noise + own) + allowance)
-    # Epochs so unlike each other that none agrees with their median: nothing to choose by, keep all.
-    used |= good & ~used.any(axis=0)
-    weight = np.where(used, shares[:, None, None], np.float32(0))
-    total = weight.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (weight * values).sum(axis=0) / total
-        variance = (np.square(weight) * noise).sum(axis=0) / np.square(total)
-    n_epochs = used.sum(axis=0).astype(np.uint16)
-    bits = np.bitwise_or.reduce(np.where(used, masks, np.uint16(0)), axis=0)
-    every = np.bitwise_or.reduce(masks, axis=0) | np.uint16(Flag.NO_DATA)
-    return mean, variance, np.where(n_epochs > 0, bits, every).astype(np.uint16), n_epochs
-
-
-def _median(values: NDArray[np.float32], good: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Median over good epochs, (y, x); the lower of two, 0 of none."""
-    present = good.sum(axis=0)
-    ordered = np.sort(np.where(good, values, np.float32(np.inf)), axis=0)
-    upper = np.where(present == 2, 0, present // 2)
-    lower = np.maximum(present - 1, 0) // 2
-    pair = np.take_along_axis(ordered, np.stack([lower, upper]), axis=0)
-    middle = np.where(present > 0, pair.mean(axis=0), np.float32(0))
-    return middle.astype(np.float32)
+    Term 0 sums to 1 and the others to 0 where every stamp sums to 1.
+    """
+    weights = legendre_weights(order, x, y, shape)
+    found, *_ = np.linalg.lstsq(weights, stamps.reshape(len(stamps), -1).astype(np.float64), rcond=None)
+    return found.reshape(-1, *stamps.shape[1:]).astype(np.float32)

@@ -100,8 +100,8 @@ def choose_epochs(
     reader : ProductReader
         The survey's group.
     wanted : str, sequence of str or mapping
-        ``"all"``; ``"best:N"``, the N deepest that are fit; source names or epoch ids (comma-separated or a list); or what
-        a resolved job holds, indices by group.
+        ``"all"``; ``"best:N"``, the N deepest that are fit; source names or epoch ids (comma-separated or a
+        list); or what a resolved job holds, indices by group.
     group : str
         For messages, and to look up a mapping.
 

@@ -1,131 +1,111 @@
-"""The clipped mean: what it keeps, what it rejects, what it says about both."""
+"""Filtered sums of epochs: flux, noise, registration, PSF; in pieces as in one."""
 
 import numpy as np
 import pytest
 
 from astrid_dist.errors import InputError
-from astrid_dist.flags import Flag
-from astrid_dist.imaging import coadd
-from astrid_dist.imaging.coadd import clipped_mean
+from astrid_dist.imaging.coadd import combine, fit_psf_terms, halo_px, mean_filters, plan_stack, stacked_psf
+from astrid_dist.imaging.proper_coadd import proper_filters
+from astrid_dist.imaging.psf import evaluate, moffat
+from tests.imaging.stacks import measured, paint
+
+FILTERS = pytest.mark.parametrize("filters", [mean_filters, proper_filters])
+OFFSETS = np.array([(0, 0), (0.4, -0.3), (-0.5, 0.1), (0.2, 0.7), (-0.1, -1.2)])
 
 
-def epochs(count=6, shape=(60, 70), sigma=(10.0,), seed=0, clean=0.0):
-    rng = np.random.default_rng(seed)
-    sigmas = np.resize(sigma, count)
-    images = np.stack([clean + rng.normal(0, s, shape) for s in sigmas]).astype(np.float32)
-    variances = np.stack([np.full(shape, s**2) for s in sigmas]).astype(np.float32)
-    return images, variances, np.zeros(images.shape, np.uint16)
+def blank(sigmas=(5.0, 10.0, 20.0), seeing=(3.0, 3.0, 3.0), shape=(300, 300)):
+    rng = np.random.default_rng(0)
+    images = np.stack([rng.normal(0, sigma, shape) for sigma in sigmas]).astype(np.float32)
+    variances = np.stack([np.full(shape, sigma**2) for sigma in sigmas]).astype(np.float32)
+    return images, variances, np.stack([moffat(fwhm, 41) for fwhm in seeing])
 
 
-def star(shape, y, x, flux, fwhm):
-    rows, columns = np.indices(shape)
-    sigma = fwhm / 2.3548
-    return flux / (2 * np.pi * sigma**2) * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * sigma**2))
+@FILTERS
+def test_noise_averages_down_as_the_variance_says_and_stays_white(filters):
+    images, variances, psfs = blank(seeing=(2.5, 3.2, 4.0))
+    stack = plan_stack(psfs, [5, 10, 20], shape=(300, 300))
+    image, variance = combine(stack, filters(stack), images, variances)
+    np.testing.assert_allclose(variance, 1 / (1 / 25 + 1 / 100 + 1 / 400), rtol=2e-3)
+    assert image.std() / np.sqrt(variance.mean()) == pytest.approx(1, abs=0.01)
+    for neighbour in (image[1:] * image[:-1], image[:, 1:] * image[:, :-1], image[2:] * image[:-2]):
+        assert abs(neighbour.mean()) / image.var() < 0.01
 
 
-def test_noise_averages_down_as_the_variance_says():
-    images, variances, masks = epochs(sigma=(5.0, 10.0, 20.0), shape=(200, 200))
-    image, variance, mask, n_epochs = clipped_mean(images, variances, masks, np.ones(6))
-    assert variance.mean() == pytest.approx(1 / (2 / 25 + 2 / 100 + 2 / 400), rel=0.01)
-    assert image.std() / np.sqrt(variance.mean()) == pytest.approx(1, abs=0.02)
-    assert abs(image.mean()) < 0.05
-    assert not mask.any()
-    # Four sigma against a median that shares the noise clips next to nothing.
-    assert n_epochs.mean() > 5.9995
+@FILTERS
+def test_stars_keep_flux_and_place_whatever_seeing_and_offset(filters):
+    scene = paint(offsets=OFFSETS, bright=3e6, faint=1e5)
+    stack = scene.stack(OFFSETS)
+    image, variance = combine(stack, filters(stack), scene.images, scene.variances)
+    psf = stacked_psf(stack, filters(stack), scene.psfs)
+    assert psf.sum() == pytest.approx(1, abs=1e-6)
+    flux, error = measured(image, variance, psf, scene.x, scene.y)
+    assert np.median(flux / scene.flux) == pytest.approx(1, abs=0.002)
+    assert np.all(np.abs(flux / scene.flux - 1) < 5 * error / scene.flux + 0.003)
+    # The PSF describes the stars: what it leaves of the brightest is noise.
+    star = int(np.argmax(scene.flux))
+    shifted, _ = measured(image, variance, psf, scene.x[star] + np.array([0.1]), scene.y[star] + np.zeros(1))
+    assert shifted[0] < flux[star]
 
 
-def test_scales_bring_epochs_to_one_flux():
-    images, variances, masks = epochs(clean=1000.0, sigma=(1.0,))
-    dimming = np.array([1.0, 0.5, 0.8, 0.25, 1.0, 0.9], dtype=np.float32)
-    image, variance, *_ = clipped_mean(images * dimming[:, None, None], variances, masks, 1 / dimming)
-    assert image.mean() == pytest.approx(1000, rel=1e-3)
-    weights = dimming**2
-    assert variance.mean() == pytest.approx(1 / weights.sum(), rel=0.01)
+def test_without_registration_the_mean_is_wider():
+    scene = paint((3.0,) * 5, offsets=2 * OFFSETS)
+    aligned, ignored = scene.stack(2 * OFFSETS), scene.stack()
+    good, bad = (combine(s, mean_filters(s), scene.images, scene.variances)[0] for s in (aligned, ignored))
+    row, column = (int(np.rint(place[np.argmax(scene.flux)])) for place in (scene.y, scene.x))
+    assert good[row, column] > 1.1 * bad[row, column]
 
 
-def test_cosmic_rays_and_transients_are_rejected_and_counted():
-    images, variances, masks = epochs()
-    images[2, 30, 40] += 300
-    images[4, 10:14, 10] += 5000
-    image, variance, _, n_epochs = clipped_mean(images, variances, masks, np.ones(6))
-    assert abs(image[30, 40]) < 5 * np.sqrt(variance[30, 40])
-    assert np.all(np.abs(image[10:14, 10]) < 25)
-    assert n_epochs[30, 40] == 5
-    assert np.all(n_epochs[10:14, 10] == 5)
-    assert variance[30, 40] == pytest.approx(20, rel=1e-5)
-
-
-def test_of_two_epochs_the_one_without_the_hit_is_believed():
-    images, variances, masks = epochs(count=2)
-    images[1, 20, 20] += 1000
-    image, _, _, n_epochs = clipped_mean(images, variances, masks, np.ones(2))
-    assert image[20, 20] == images[0, 20, 20]
-    assert n_epochs[20, 20] == 1
-
-
-def test_cores_of_stars_survive_seeing_and_registration():
-    shape, flux = (61, 61), 1e6
-    seeing = [2.8, 3.0, 3.2, 3.4, 3.0, 3.1, 2.9]
-    offsets = np.random.default_rng(3).normal(0, 0.1, (7, 2))
-    clean = np.stack(
-        [star(shape, 30 + dy, 30 + dx, flux, f) for f, (dy, dx) in zip(seeing, offsets, strict=True)]
+@FILTERS
+@pytest.mark.parametrize("offsets", [np.zeros((5, 2)), OFFSETS])
+def test_a_piece_with_its_halo_joins_the_whole(filters, offsets):
+    scene = paint(offsets=offsets, shape=(300, 300))
+    halo = halo_px(scene.psfs.shape[1])
+    stack = scene.stack(offsets)
+    whole, spread = combine(stack, filters(stack), scene.images, scene.variances)
+    piece = slice(100 - halo, 180 + halo)
+    images, variances = (cube[:, piece, piece] for cube in (scene.images, scene.variances))
+    stack = plan_stack(scene.psfs, scene.noise, shape=images.shape[1:], offsets=offsets)
+    image, variance = (
+        plane[halo:-halo, halo:-halo] for plane in combine(stack, filters(stack), images, variances)
     )
-    noise = np.random.default_rng(4).normal(size=clean.shape)
-    variances = (clean + 100).astype(np.float32)
-    images = (clean + noise * np.sqrt(variances)).astype(np.float32)
-    image, _, _, n_epochs = clipped_mean(images, variances, np.zeros(clean.shape, np.uint16), np.ones(7))
-    core = np.hypot(*(np.indices(shape) - 30)) < 4
-    assert np.all(n_epochs[core] == 7)
-    assert image[core].sum() / clean[:, core].sum(axis=1).mean() == pytest.approx(1, abs=2e-3)
-    # A hit beside the star is still seen.
-    images[3, 30, 42] += 500
-    assert clipped_mean(images, variances, np.zeros(clean.shape, np.uint16), np.ones(7))[3][30, 42] == 6
+    np.testing.assert_allclose(image, whole[100:180, 100:180], atol=3e-3 * np.sqrt(np.median(spread)))
+    # An epoch that is moved by more than a pixel has the longest kernels.
+    assert np.std(image - whole[100:180, 100:180]) < 1.2e-3 * np.sqrt(np.median(spread))
+    np.testing.assert_allclose(variance, spread[100:180, 100:180], rtol=1e-4)
 
 
-def test_masked_and_missing_pixels_stay_out_and_leave_their_bits():
-    images, variances, masks = epochs(count=3)
-    masks[0, 5, 5] = Flag.SATURATED
-    masks[1, 6, 6] = Flag.INTERPOLATED
-    images[:, 7, 7] = np.nan
-    masks[:, 8, 8] = Flag.BAD
-    images[2, 9, 9] = np.nan
-    image, variance, mask, n_epochs = clipped_mean(images, variances, masks, np.ones(3))
-    assert [n_epochs[k, k] for k in (5, 6, 7, 8, 9)] == [2, 3, 0, 0, 2]
-    assert [mask[k, k] for k in (5, 6, 7, 8, 9)] == [
-        0,
-        Flag.INTERPOLATED,
-        Flag.NO_DATA,
-        Flag.BAD | Flag.NO_DATA,
-        0,
-    ]
-    for plane in (image, variance):
-        assert np.isnan(plane[7, 7])
-        assert np.isnan(plane[8, 8])
-        assert np.isnan(plane).sum() == 2
+def test_variance_holds_the_light_of_stars():
+    scene = paint(shape=(160, 160), bright=2e5, faint=1e5)
+    rng = np.random.default_rng(5)
+    stack = scene.stack()
+    filters = proper_filters(stack)
+    _, variance = combine(stack, filters, scene.images, scene.variances)
+    trials = []
+    for _ in range(60):
+        noise = rng.normal(size=scene.images.shape) * np.sqrt(scene.variances)
+        trials.append(combine(stack, filters, noise.astype(np.float32), scene.variances)[0])
+    bright = variance > 5 * np.median(variance)
+    assert bright.sum() > 200
+    ratio = np.var(trials, axis=0, ddof=1) / variance
+    assert ratio[bright].mean() == pytest.approx(1, abs=0.05)
+    assert ratio[~bright].mean() == pytest.approx(1, abs=0.01)
 
 
-def test_an_image_in_pieces_joins_to_the_same_bits(monkeypatch):
-    images, variances, masks = epochs(sigma=(8.0, 12.0), clean=star((60, 70), 31, 33, 1e5, 3.0))
-    weights = np.array([1, 2, 3, 1, 2, 3.0])
-    whole = clipped_mean(images, variances, masks, np.ones(6), weights=weights)
-    monkeypatch.setattr(coadd, "_BLOCK_PIXELS", 6 * 70 * 7)
-    for one, other in zip(
-        whole, clipped_mean(images, variances, masks, np.ones(6), weights=weights), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+def test_psf_terms_give_the_stamps_back():
+    shape, places = (800, 600), [(x, y) for x in (0.0, 200.0, 599.0) for y in (0.0, 400.0, 799.0)]
+    terms = np.stack([moffat(3.0, 21), *(moffat(f, 21) - moffat(3.0, 21) for f in (3.2, 2.9))])
+    x, y = np.transpose(places)
+    stamps = np.stack([evaluate(terms, 1, *place, shape) for place in places])
+    found = fit_psf_terms(stamps, x, y, 1, shape)
+    np.testing.assert_allclose(found, terms, atol=1e-6)
+    assert found.sum(axis=(1, 2)) == pytest.approx([1, 0, 0], abs=1e-5)
 
 
-def test_one_epoch_is_itself():
-    images, variances, masks = epochs(count=1)
-    image, variance, _, n_epochs = clipped_mean(images, variances, masks, [2.0])
-    np.testing.assert_allclose(image, 2 * images[0], rtol=1e-6)
-    np.testing.assert_allclose(variance, 4 * variances[0], rtol=1e-6)
-    assert np.all(n_epochs == 1)
-
-
-def test_refusals_quote_both_sides():
-    images, variances, masks = epochs(count=3)
-    with pytest.raises(InputError, match=r"\(3, 60, 70\).*\(2, 60, 70\)"):
-        clipped_mean(images, variances[:2], masks, np.ones(3))
-    with pytest.raises(InputError, match=r"scales.*3 positive"):
-        clipped_mean(images, variances, masks, [1.0, 0.0, 1.0])
+def test_refusals_quote_what_is_wrong():
+    psfs = np.stack([moffat(3.0, 21)] * 3)
+    with pytest.raises(InputError, match=r"noise \[1.0, 0.0, 1.0\]"):
+        plan_stack(psfs, [1, 0, 1], shape=(50, 50))
+    with pytest.raises(InputError, match=r"\(3, 21, 21\), noise \(2,\)"):
+        plan_stack(psfs, [1, 1], shape=(50, 50))
+    with pytest.raises(InputError, match="PSFs sum to"):
+        plan_stack(np.zeros_like(psfs), [1, 1, 1], shape=(50, 50))

@@ -1,0 +1,105 @@
+"""Which epochs are fit for a reference: the deepest, without those that something is wrong with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrid_dist.store.reading import ProductReader
+
+#: It takes three to outvote a transient: epochs that are set aside come back only to make up this many.
+FEWEST = 3
+#: Spreads (1.4826 times the median deviation) beyond which an epoch is unlike the others.
+OUTLYING = 5.0
+
+
+def depth(row: Mapping[str, Any], noise: float) -> float:
+    """How faint an epoch with a noise (electrons per pixel) reaches, magnitudes up to a constant.
+
+    Background-limited PSF photometry: noise of the flux is sigma_pixel times FWHM (SMTN-002, n_eff = 2.266
+    FWHM^2), on a common scale through the zero point, else through the exposure time. Larger is deeper.
+    """
+    scale = row["zeropoint"] if np.isfinite(row["zeropoint"]) else 2.5 * np.log10(max(row["exptime"], 1e-3))
+    return float(scale - 2.5 * np.log10(max(noise, 1e-6) * max(row["fwhm"], 1.0)))
+
+
+def best_epochs(
+    reader: ProductReader, rows: Sequence[Mapping[str, Any]], number: int
+) -> tuple[list[int], dict[int, str]]:
+    """The deepest epochs of a group that nothing is wrong with, and why each other one was left out.
+
+    Parameters
+    ----------
+    reader : ProductReader
+        The survey's group.
+    rows : sequence of mapping
+        Its valid epochs, from `selection.epoch_table`.
+    number : int
+        How many at most. One that something is wrong with is taken only where there are fewer than three.
+
+    Returns
+    -------
+    chosen : list of int
+        Indices in the survey's order.
+    left_out : dict of int to str
+        Reason by index.
+    """
+    indices = [int(row["index"]) for row in rows]
+    rms = reader.read("background_rms", epoch=slice(0, reader.epochs))
+    reach = {
+        index: depth(row, float(np.nanmedian(rms[index]))) for index, row in zip(indices, rows, strict=True)
+    }
+    wrong = faults(reader, rows)
+    ranked = sorted(indices, key=lambda index: (index in wrong, -reach[index], index))
+    fit = len(indices) - len(wrong)
+    chosen = ranked[: min(number, max(fit, FEWEST))]
+    shallowest = min((reach[index] for index in chosen if index not in wrong), default=np.nan)
+    left_out = {
+        index: wrong.get(index, f"reaches {shallowest - reach[index]:.2f} mag less than the last one taken")
+        for index in indices
+        if index not in chosen
+    }
+    return sorted(chosen), left_out
+
+
+def faults(reader: ProductReader, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """What is wrong with epochs of a group, by index; what an epoch does not know is not held against it."""
+    indices = [int(row["index"]) for row in rows]
+    exptime = np.array([max(float(row["exptime"]), 1e-3) for row in rows])
+    sky = _column(reader, "sky", indices) / exptime
+    zero = np.array([float(row["zeropoint"]) for row in rows]) - 2.5 * np.log10(exptime)
+    chi2, elongation = (_column(reader, name, indices) for name in ("psf_chi2", "elongation"))
+    bad = _column(reader, "bad_fraction", indices)
+    middle = float(np.nanmedian(sky)) if np.isfinite(sky).any() else np.nan
+    checks: list[tuple[str, NDArray[Any], NDArray[np.bool_]]] = [
+        ("PSF chi-square {:.1f} against a median of {:.1f}", chi2, _high(chi2, 2.0)),
+        ("elongation {:.2f} against a median of {:.2f}", elongation, _high(elongation, 0.3)),
+        ("{:.0%} of its pixels without data against a median of {:.0%}", bad, _high(bad, 0.1)),
+        ("sky of {:.3g} electrons per second against a median of {:.3g}", sky, _high(sky, 2 * abs(middle))),
+        ("zero point of one second {:.2f} mag against a median of {:.2f}", zero, _high(-zero, 0.5)),
+    ]
+    found: dict[int, str] = {}
+    for place, (index, row) in enumerate(zip(indices, rows, strict=True)):
+        said = [] if row["verdict"] in ("good", "") else [str(row["verdict"])]
+        said += [
+            text.format(values[place], np.nanmedian(values)) for text, values, high in checks if high[place]
+        ]
+        if said:
+            found[index] = "; ".join(said)
+    return found
+
+
+def _column(reader: ProductReader, name: str, indices: Sequence[int]) -> NDArray[np.float64]:
+    values = np.asarray(reader.read(name, epoch=slice(0, reader.epochs)), np.float64)
+    return values[list(indices)]
+
+
+def _high(values: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
+    """Values far above the median: by ``least``, and by five spreads; NaN is not."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return np.zeros(values.shape, bool)
+    middle = np.median(known)
+    spread = 1.4826 * np.median(np.abs(known - middle))
+    return np.asarray(np.nan_to_num(values - middle, nan=-np.inf) > max(least, OUTLYING * spread))
