@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, sparse
 from scipy.sparse import linalg as splinalg
+from scipy.spatial import cKDTree
 
 from astrid_dist.errors import InputError
 from astrid_dist.flags import UNUSABLE
@@ -15,8 +16,10 @@ from astrid_dist.imaging.stars import StarList
 
 Float64 = NDArray[np.float64]
 
-_BATCH = 128
+_BATCH, _RENDER_BATCH = 128, 512
 _MIN_WEIGHT = 0.5
+_CROWDED = 0.1  # of the frame within two FWHM of a star
+_PSF_ERROR = 0.05  # of its value, which nothing is mistaken for a star for
 _FIT_FWHM = 1.5  # radius within which stars are fitted: nearly all there is to know of them
 
 
@@ -79,7 +82,8 @@ def fit_star_fluxes(
     """Star list with PSF fluxes and places instead of aperture fluxes and centroids, blends taken apart.
 
     All stars are fitted together (Stetson 1987, section III.D), each within 1.5 FWHM, so that neighbours
-    neither pull a place nor add to a flux. Ratios of fluxes fitted with each epoch's own PSF are those that
+    neither pull a place nor add to a flux; what comes to light under them in a crowded field is fitted along
+    with them, unlisted. Ratios of fluxes fitted with each epoch's own PSF are those that
     cancel a star in that epoch's subtraction, however its PSF's wings are normalised; use them for flux
     ratios, above all in crowded fields.
 
@@ -105,7 +109,11 @@ def fit_star_fluxes(
         return stars
     terms = psf_terms if psf_terms.ndim == 3 else psf_terms[None]
     scene = Scene.of(image_minus_background, variance, mask)
-    fit = fit_scene(scene, terms, order, oversampling, Places(stars.x, stars.y, stars.flux), rounds)
+    listed = Places(stars.x, stars.y, stars.flux)
+    fit = fit_scene(scene, terms, order, oversampling, listed, 1)
+    if rounds > 1:
+        fit = fit.joined(companions(scene, terms, order, oversampling, fit))
+        fit = fit_scene(scene, terms, order, oversampling, fit, rounds - 1, listed).first(len(stars))
     error = np.where(np.isfinite(fit.error), fit.error, stars.flux_err)
     ranks = np.argsort(-fit.flux, kind="stable")
     return replace(
@@ -146,11 +154,31 @@ class Places:
     flux: NDArray[Any]
     error: Float64 = field(default_factory=lambda: np.zeros(0))
 
+    def first(self, count: int) -> "Places":
+        """The first so many."""
+        return Places(self.x[:count], self.y[:count], self.flux[:count], self.error[:count])
+
+    def joined(self, others: "Places") -> "Places":
+        """These, then others, without errors."""
+        return Places(
+            *(np.concatenate([getattr(p, name) for p in (self, others)]) for name in ("x", "y", "flux"))
+        )
+
 
 def fit_scene(
-    scene: Scene, terms: NDArray[Any], order: int, oversampling: int, stars: Places, rounds: int
+    scene: Scene,
+    terms: NDArray[Any],
+    order: int,
+    oversampling: int,
+    stars: Places,
+    rounds: int,
+    origin: Places | None = None,
 ) -> Places:
-    """Fluxes and places of all stars together; parameters as `fit_star_fluxes`."""
+    """Fluxes and places of all stars together; parameters as `fit_star_fluxes`.
+
+    A star goes no further than half a FWHM from where it began, or from its place in `origin`, which holds
+    the first of them.
+    """
     terms = trimmed(terms, oversampling)
     fwhm_px = psf.fwhm_of(terms[0]) / oversampling
     half = min(max(int(np.ceil(_FIT_FWHM * fwhm_px)), 1), terms.shape[1] // 2 // oversampling)
@@ -158,6 +186,9 @@ def fit_scene(
     v, u = (offset - half for offset in np.nonzero(disc))
     shape = scene.image.shape
     x, y, flux = (np.array(p, dtype=np.float64) for p in (stars.x, stars.y, stars.flux))
+    start_x, start_y = x.copy(), y.copy()
+    if origin is not None:
+        start_x[: len(origin.x)], start_y[: len(origin.y)] = origin.x, origin.y
     error = np.full(len(x), np.nan)
     for _ in range(rounds):
         left = scene.image - render(shape, terms, order, oversampling, Places(x, y, flux))
@@ -177,10 +208,38 @@ def fit_scene(
         step = _solve(left, weight, flat, model)
         limit = 0.3 * fwhm_px
         moved_x, moved_y = (p + np.clip(d, -limit, limit) for p, d in ((x, step[1]), (y, step[2])))
-        strayed = np.hypot(moved_x - stars.x, moved_y - stars.y) > max(0.5 * fwhm_px, 1.0)
-        x, y = np.where(strayed, stars.x, moved_x), np.where(strayed, stars.y, moved_y)
+        strayed = np.hypot(moved_x - start_x, moved_y - start_y) > max(0.5 * fwhm_px, 1.0)
+        x, y = np.where(strayed, start_x, moved_x), np.where(strayed, start_y, moved_y)
         flux = flux + step[0]
     return Places(x, y, flux, error)
+
+
+def companions(scene: Scene, terms: NDArray[Any], order: int, oversampling: int, stars: Places) -> Places:
+    """Stars that come to light near others once those are taken away; none where the field is not crowded.
+
+    Peaks of 7 sigma of what is left, under a matched filter whose noise allows for an error of the PSF.
+    """
+    fwhm_px = psf.fwhm_of(terms[0]) / oversampling
+    nothing = Places(np.zeros(0), np.zeros(0), np.zeros(0))
+    if len(stars.x) * (4 * fwhm_px) ** 2 < _CROWDED * scene.image.size:
+        return nothing
+    model = render(scene.image.shape, terms, order, oversampling, stars)
+    sigma = fwhm_px / 2.3548
+    weight = scene.weight / (1 + scene.weight * (_PSF_ERROR * model) ** 2)
+    signal = ndimage.gaussian_filter(weight * (scene.image - model), sigma)
+    power = ndimage.gaussian_filter(weight, sigma / np.sqrt(2)) / (4 * np.pi * sigma**2)
+    snr = signal / np.sqrt(np.maximum(power, 1e-30))
+    peak = (snr > 7) & (snr == ndimage.maximum_filter(snr, 2 * int(0.5 * fwhm_px) + 1)) & (weight > 0)
+    rows, columns = np.nonzero(peak)
+    if len(rows) == 0:
+        return nothing
+    known = cKDTree(np.column_stack([stars.x, stars.y]))
+    distance, _ = known.query(np.column_stack([columns, rows]))
+    near = (distance > 0.4 * fwhm_px) & (distance < 4 * fwhm_px)
+    rows, columns = rows[near], columns[near]
+    return Places(
+        columns.astype(float), rows.astype(float), (signal / np.maximum(power, 1e-30))[rows, columns]
+    )
 
 
 def _solve(
@@ -194,16 +253,22 @@ def _solve(
     columns = model * root
     scale = np.sqrt((columns.astype(np.float64) ** 2).sum(axis=2))
     scale = np.where(scale > 0, scale, 1)
-    touched, rows = np.unique(flat, return_inverse=True)
+    used = np.zeros(left.size, dtype=bool)
+    used[flat] = True
+    touched = np.flatnonzero(used)
+    numbers = np.zeros(left.size, dtype=np.int32)
+    numbers[touched] = np.arange(len(touched), dtype=np.int32)
+    rows = numbers[flat]
     count, size = columns.shape[1], columns.shape[2]
-    ends = np.arange(0, 3 * count * size + 1, size)
+    ends = np.arange(0, 3 * count * size + 1, size, dtype=np.int32)
     matrix = sparse.csc_array(
         ((columns / scale[:, :, None]).ravel(), np.tile(rows.ravel(), 3), ends),
         shape=(len(touched), 3 * count),
     )
     shared = np.zeros(len(touched), dtype=np.float32)
     shared[rows.ravel()] = root.ravel()
-    found = splinalg.lsqr(matrix.tocsr(), left.ravel()[touched] * shared, damp=1e-2, atol=1e-4, iter_lim=30)
+    wanted = left.ravel()[touched] * shared
+    found = splinalg.lsqr(matrix, wanted, damp=1e-2, atol=1e-3, btol=1e-3, iter_lim=20)
     return np.asarray(found[0].reshape(3, count) / scale)
 
 
@@ -216,8 +281,8 @@ def render(
     canvas = np.zeros((shape[0] + 2 * half, shape[1] + 2 * half), dtype=np.float32)
     column, row = np.rint(stars.x).astype(int), np.rint(stars.y).astype(int)
     on_frame = np.flatnonzero((row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1]))
-    for start in range(0, len(on_frame), _BATCH):
-        part = on_frame[start : start + _BATCH]
+    for start in range(0, len(on_frame), _RENDER_BATCH):
+        part = on_frame[start : start + _RENDER_BATCH]
         made = psf.profiles(terms, order, oversampling, stars.x[part], stars.y[part], shape)[0]
         made *= np.asarray(stars.flux, np.float32)[part, None, None]
         for i, profile in zip(part.tolist(), made, strict=True):

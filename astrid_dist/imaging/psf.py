@@ -47,7 +47,7 @@ class Psf:
     elongation: float
     """Major over minor axis in the middle of the field."""
     chi2: float
-    """Median over the stars of chi-square per degree of freedom within one FWHM; NaN for a fallback."""
+    """Median over the stars of chi-square per degree of freedom within one FWHM; NaN without stars."""
     residual: Float32
     """(side, side) mean over the stars of what the model leaves, in parts of a star's flux."""
     fallback: bool = False
@@ -90,19 +90,27 @@ def legendre_weights(order: int, x: ArrayLike, y: ArrayLike, shape: tuple[int, .
     return np.column_stack([along_x[:, i] * along_y[:, j] for i, j in pairs])
 
 
-def moffat(fwhm_px: float, box: int, beta: float = 3.5, oversampling: int = 1) -> Float32:
+def moffat(
+    fwhm_px: float,
+    box: int,
+    beta: float = 3.5,
+    oversampling: int = 1,
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Float32:
     """Moffat (1969) profile sampled at pixel centres, tapered, unit sum.
 
     Parameters
     ----------
     fwhm_px : float
-        Full width at half maximum in pixels, of the profile as the pixels see it.
+        Full width at half maximum in pixels, of the profile as the pixels see it; geometric mean of axes.
     box : int
         Side of the stamp in pixels, odd.
     beta : float
         Slope of the wings.
     oversampling : int
         Samples to a pixel.
+    shear : (float, float)
+        Logarithm of the axis ratio along x over y, and along the diagonals.
 
     Returns
     -------
@@ -114,8 +122,19 @@ def moffat(fwhm_px: float, box: int, beta: float = 3.5, oversampling: int = 1) -
             f"a Moffat of FWHM {fwhm_px} px in a box of {box}: need a positive width and an odd box"
         )
     side, width = stamp_side(box, oversampling), oversampling * fwhm_px
-    stamp = (1 + (radius_of(side) / _moffat_core(width, beta)) ** 2) ** -beta * taper(side, width)
+    v, u = np.mgrid[-(side // 2) : side // 2 + 1, -(side // 2) : side // 2 + 1].astype(float)
+    stamp = moffat_at(v, u, width, beta, shear) * taper(side, width)
     return np.asarray(stamp / stamp[::oversampling, ::oversampling].sum(), dtype=np.float32)
+
+
+def moffat_at(v: Float64, u: Float64, fwhm: float, beta: float, shear: tuple[float, float]) -> Float64:
+    """Moffat of peak 1 at offsets (v rows, u columns) from its middle; parameters as `moffat`."""
+    along, across = 0.5 * shear[0], 0.5 * shear[1]
+    size = max(float(np.hypot(along, across)), 1e-12)
+    even, odd = np.cosh(2 * size), np.sinh(2 * size) / size
+    squared = (even - odd * along) * u * u - 2 * odd * across * u * v + (even + odd * along) * v * v
+    found: Float64 = (1 + squared / _moffat_core(fwhm, beta) ** 2) ** -beta
+    return found
 
 
 def evaluate(
@@ -179,19 +198,27 @@ def profiles(
         pixel.
     """
     x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
-    content = _spline_content(_filtered(terms)).astype(np.float32)
+    there = np.flatnonzero(np.any(terms, axis=(1, 2)))
+    content = _spline_content(_filtered(terms[there])).astype(np.float32)
     if half is not None and (cut := terms.shape[1] // 2 - half * oversampling) > 0:
         content = content[:, cut:-cut, cut:-cut]
-    content = stamps_at(content, order, x, y, shape)
-    (at_x, slope_x), (at_y, slope_y) = (
-        _shift_weights(oversampling * (place - np.rint(place))) for place in (x, y)
-    )
-    rows = _along(content, at_y, 1, oversampling)
-    made = [_along(rows, at_x, 2, oversampling)]
+    # Every pixel is a sum over 7 x 7 samples of every term: one product of matrices for all stars.
+    windows = np.lib.stride_tricks.sliding_window_view(content, (7, 7), axis=(1, 2))
+    windows = windows[:, ::oversampling, ::oversampling].transpose(0, 3, 4, 1, 2)
+    box = windows.shape[-1]
+    samples = windows.reshape(49 * len(there), box * box)
+    over_field = legendre_weights(order, x, y, shape)[:, there]
+    back_x, back_y = (oversampling * (p - np.rint(p)) for p in (x, y))
+    at_x, at_y = _shift_weights(back_x), _shift_weights(back_y)
+    pairs = [(at_x, at_y)]
     if half is not None:
-        made.append(oversampling * _along(rows, slope_x, 2, oversampling))
-        made.append(oversampling * _along(_along(content, slope_y, 1, oversampling), at_x, 2, oversampling))
-    return np.stack(made)
+        pairs.append((oversampling * _shift_weights(back_x, slope=True), at_y))
+        pairs.append((at_x, oversampling * _shift_weights(back_y, slope=True)))
+    made = [
+        np.einsum("nt,nv,nu->ntvu", over_field, along_y, along_x).astype(np.float32).reshape(len(x), -1)
+        for along_x, along_y in pairs
+    ]
+    return np.stack([weights @ samples for weights in made]).reshape(len(pairs), len(x), box, box)
 
 
 def shift(stamps: NDArray[Any], dx: ArrayLike, dy: ArrayLike) -> Float64:
@@ -213,8 +240,8 @@ def shift(stamps: NDArray[Any], dx: ArrayLike, dy: ArrayLike) -> Float64:
         raise InputError("a stamp is shifted by less than a pixel; cut it at the nearest pixel first")
     content = np.asarray(stamps, dtype=np.float64)
     content = _spline_content(_filtered(content[None] if content.ndim == 2 else content))
-    rows = _along(content, _shift_weights(along_y)[0], 1)
-    return np.asarray(_along(rows, _shift_weights(along_x)[0], 2), dtype=np.float64)
+    rows = _along(content, _shift_weights(along_y), 1)
+    return np.asarray(_along(rows, _shift_weights(along_x), 2), dtype=np.float64)
 
 
 def _filtered(stamps: NDArray[Any]) -> NDArray[Any]:
@@ -229,25 +256,22 @@ def _spline_content(coefficients: NDArray[Any]) -> NDArray[Any]:
     return np.pad(coefficients, ((0, 0), (3, 3), (3, 3)), mode="reflect")
 
 
-def _along(content: NDArray[Any], weights: Float64, axis: int, step: int = 1) -> NDArray[Any]:
-    """Sums of seven neighbours along one axis, padded by three, at every step-th place."""
+def _along(content: NDArray[Any], weights: Float64, axis: int) -> NDArray[Any]:
+    """Sums of seven neighbours along one axis, padded by three."""
     taps = weights.astype(content.dtype)[:, :, None, None]
     reach = content.shape[axis] - 6
-    parts = [slice(k, k + reach, step) for k in range(7)]
-    taken = [content[:, part, :] if axis == 1 else content[:, :, part] for part in parts]
+    taken = [np.moveaxis(np.moveaxis(content, axis, 0)[k : k + reach], 0, axis) for k in range(7)]
     total: NDArray[Any] = taps[:, 0] * taken[0]
     for k in range(1, 7):
         total += taps[:, k] * taken[k]
     return total
 
 
-def _shift_weights(delta: Float64) -> tuple[Float64, Float64]:
-    """Quintic B-spline weights (n, 7) of the samples around one that looks back by `delta`; their slopes."""
+def _shift_weights(delta: Float64, *, slope: bool = False) -> Float64:
+    """Quintic B-spline weights (n, 7) for a sample that looks back by `delta`, or their slopes."""
     t = -delta[:, None] - np.arange(-3, 4)[None, :]
-    return (
-        np.nan_to_num(np.asarray(_SPLINE(t), dtype=np.float64)),
-        -np.nan_to_num(np.asarray(_SLOPE(t), dtype=np.float64)),
-    )
+    found = np.nan_to_num(np.asarray((_SLOPE if slope else _SPLINE)(t), dtype=np.float64))
+    return -found if slope else found
 
 
 def centroid(stamp: NDArray[Any], fwhm_px: float) -> tuple[float, float]:
@@ -313,26 +337,33 @@ def fwhm_of(stamp: NDArray[Any]) -> float:
     return fit_moffat_width(radius[near], values[near], guess)
 
 
-def elongation_of(stamp: NDArray[Any]) -> float:
-    """Major over minor axis of a PSF stamp, from moments weighted by the Gaussian that matches them.
+def moments_of(stamp: NDArray[Any], fwhm: float) -> Float64:
+    """Second moments (xx, xy; xy, yy) of a PSF stamp, weighted by the Gaussian that matches them.
 
-    Adaptive moments of Bernstein & Jarvis (2002), so that noise in the wings does not count.
+    Adaptive moments (Bernstein & Jarvis 2002, section 3), so that noise in the wings does not count; those
+    of a round Gaussian of the FWHM given, in samples, where they do not converge.
     """
     values = np.asarray(stamp, dtype=np.float64)
     half_v, half_u = values.shape[0] // 2, values.shape[1] // 2
     v, u = np.mgrid[-half_v : half_v + 1, -half_u : half_u + 1].astype(float)
-    moments = np.eye(2) * (fwhm_of(values) / 2.3548) ** 2
+    start = np.eye(2) * (fwhm / 2.3548) ** 2
+    moments = start
     for _ in range(50):
         inverse = np.linalg.inv(moments)
         distance = inverse[0, 0] * u * u + 2 * inverse[0, 1] * u * v + inverse[1, 1] * v * v
         weighted = values * np.exp(-0.5 * distance)
-        found = [2 * (weighted * p).sum() / weighted.sum() for p in (u * u, u * v, v * v)]
-        before, moments = moments, np.array([[found[0], found[1]], [found[1], found[2]]])
-        if not (np.isfinite(moments).all() and np.linalg.eigvalsh(moments)[0] > 0):
-            return float("nan")
-        if np.abs(moments - before).max() < 1e-6 * moments.max():
+        xx, xy, yy = (2 * (weighted * p).sum() / weighted.sum() for p in (u * u, u * v, v * v))
+        before, moments = moments, np.array([[xx, xy], [xy, yy]])
+        if not (np.isfinite(moments).all() and np.linalg.det(moments) > 0.01 and xx > 0):
+            return start
+        if np.abs(moments - before).max() < 1e-4 * moments.max():
             break
-    minor, major = np.linalg.eigvalsh(moments)
+    return moments
+
+
+def elongation_of(stamp: NDArray[Any], fwhm: float) -> float:
+    """Major over minor axis of a PSF stamp whose FWHM is about the one given, in samples."""
+    minor, major = np.linalg.eigvalsh(moments_of(stamp, fwhm))
     return float(np.sqrt(major / minor))
 
 
