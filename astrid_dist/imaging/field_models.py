@@ -18,6 +18,17 @@ _PRESUMED_OUTLIERS, _PRESUMED_STARS = 0.05, 10.0
 
 
 @dataclass(frozen=True)
+class Stars:
+    """What a surface goes through: places in pixels, values, their variances, (n,); the range of outliers."""
+
+    x: Float64
+    y: Float64
+    values: Float64
+    noise2: Float64
+    width: float
+
+
+@dataclass(frozen=True)
 class Surface:
     """A low-order Legendre surface over a field, and what the stars scatter about it.
 
@@ -31,7 +42,7 @@ class Surface:
     """Height and width of the field, pixels; it is scaled to -1 .. 1."""
     scatter: float
     minus_2_log: float
-    """-2 ln(likelihood)."""
+    """-2 ln(likelihood), with that of so many outliers."""
     x: Float64
     """Places, (n_star,) pixels."""
     y: Float64
@@ -42,7 +53,7 @@ class Surface:
     inlier: Float64
     """Probability of each star to be no outlier."""
     density: float
-    """Of outliers, per unit of the values, times their part."""
+    """Of outliers, per unit of the values, times how many there are for each other star."""
     alternatives: tuple[tuple[float, "Surface"], ...] = ()
     """Probability and surface of every order tried, this one among them; empty in those."""
 
@@ -142,14 +153,23 @@ def fit_surface(
     Surface
         Of order 0 below nine stars. Its errors hold for as few stars as there are.
     """
-    places = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     values = np.asarray(values, dtype=np.float64)
     noise2 = np.maximum(np.asarray(noise, dtype=np.float64), 1e-6) ** 2
     n = len(values)
-    tried = [_fit(*places, values, noise2, shape or (1, 1), 0, None)]
+    residual = values - np.median(values)
+    spread = 1.4826 * float(np.median(np.abs(residual)))
+    width = max(float(np.ptp(values)), 10 * spread, 10 * float(np.sqrt(np.median(noise2))))
+    stars = Stars(np.asarray(x, float), np.asarray(y, float), values, noise2, width)
+    # From the spread of all, and from none, for the case that it is that of outliers.
+    wide, narrow = (
+        _fit(stars, shape or (1, 1), 0, (residual, scatter2, _PRESUMED_OUTLIERS / width))
+        for scatter2 in (max(spread**2 - float(np.median(noise2)), 0.0), 0.0)
+    )
+    tried = [min(wide, narrow, key=lambda one: one.minus_2_log)]
     for order in (1, 2) if shape is not None else ():
         if n >= STARS_PER_TERM * (order + 1) * (order + 2) // 2:
-            tried.append(_fit(*places, values, noise2, tried[0].shape, order, tried[-1]))
+            lower = tried[-1]
+            tried.append(_fit(stars, lower.shape, order, (lower.residual, lower.scatter**2, lower.density)))
     # The last factor is that of few stars (Hurvich & Tsai 1989).
     criteria = np.array(
         [one.minus_2_log + len(one.terms) * np.log(n) * n / max(n - len(one.terms) - 2, 1) for one in tried]
@@ -160,27 +180,11 @@ def fit_surface(
     return replace(best, alternatives=tuple(zip(parts.tolist(), tried, strict=True)))
 
 
-def _fit(
-    x: Float64,
-    y: Float64,
-    values: Float64,
-    noise2: Float64,
-    shape: tuple[int, int],
-    order: int,
-    start: Surface | None,
-) -> Surface:
-    """Most likely surface of one order, starting from a lower one or from the median."""
-    n = len(values)
-    basis = _basis(x, y, shape, order)
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    width = max(float(np.ptp(values)), 10 * spread, 10 * float(np.sqrt(np.median(noise2))))
-    if start is None:
-        residual = values - middle
-        scatter2 = max(spread**2 - float(np.median(noise2)), 0.0)
-        density = _PRESUMED_OUTLIERS / width
-    else:
-        residual, scatter2, density = start.residual, start.scatter**2, start.density
+def _fit(stars: Stars, shape: tuple[int, int], order: int, start: tuple[Float64, float, float]) -> Surface:
+    """Most likely surface of one order, from residuals, squared scatter and density of outliers."""
+    values, noise2 = stars.values, stars.noise2
+    basis = _basis(stars.x, stars.y, shape, order)
+    residual, scatter2, density = start
     for _ in range(100):
         before = scatter2
         var = noise2 + scatter2
@@ -195,19 +199,22 @@ def _fit(
         slope = (inlier * (residual**2 / var**2 - (1 - pull) / var)).sum()
         known = (inlier / var**2).sum()
         scatter2 = max(scatter2 + slope / known, 0.0)
-        outliers = (1 - inlier).sum() + _PRESUMED_OUTLIERS * _PRESUMED_STARS
-        density = outliers / (n + _PRESUMED_STARS) / width
+        part = (1 - inlier).sum() + _PRESUMED_OUTLIERS * _PRESUMED_STARS
+        part /= len(values) + _PRESUMED_STARS
+        density = part / (1 - part) / stars.width
         if abs(scatter2 - before) <= 1e-3 * (before + np.sqrt(2 / known)):
             break
     var = noise2 + scatter2
     weight = inlier / var
     freedom = weight.sum() ** 2 / np.square(weight).sum() - basis.shape[1]
     covariance = covariance * (1 + 2 / max(freedom - 2, 1))
-    part = min(density * width, 1.0)
-    gaussian = (1 - part) * np.exp(-0.5 * residual**2 / var) / np.sqrt(2 * np.pi * var)
+    gaussian = np.exp(-0.5 * residual**2 / var) / np.sqrt(2 * np.pi * var)
+    log_likelihood = np.log((1 - part) * (gaussian + density)).sum() + _PRESUMED_STARS * (
+        _PRESUMED_OUTLIERS * np.log(part) + (1 - _PRESUMED_OUTLIERS) * np.log(1 - part)
+    )
     return Surface(
-        terms, covariance, shape, float(np.sqrt(scatter2)),
-        float(-2 * np.log(gaussian + density).sum()), x, y, residual, noise2, inlier, density,
+        terms, covariance, shape, float(np.sqrt(scatter2)), float(-2 * log_likelihood),
+        stars.x, stars.y, residual, noise2, inlier, density,
     )  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def test_a_rough_corner_is_found_and_a_smooth_one_stays_smooth():
         rough.append(surface.scatter_near(250, 125, 250))
         smooth.append(surface.scatter_near(1500, 700, 200))
         few.append(surface.scatter_near(1500, 700, 20) - surface.scatter)
-    assert np.mean(rough) == pytest.approx(np.hypot(0.02, 0.06), rel=0.2)
+    # 0.063 are planted; fifty stars are drawn somewhat towards the field's 0.02
+    assert 0.045 < np.mean(rough) < 0.07
     assert np.mean(smooth) == pytest.approx(0.02, rel=0.1)
     assert few == [0.0] * 20
 
