@@ -19,7 +19,7 @@ Float64 = NDArray[np.float64]
 LEAST_STARS = 5
 #: Of the stars that could be seen in both, the part that must match.
 _LEAST_MATCHED = 0.25
-_CONTROL_STARS = 50
+_CONTROL_STARS = {1: 50, -1: 30}  # mirrored frames are rare, and a search in vain takes its time
 _RADII_PX = (6.0, 3.0, 1.5)
 _CLIP_SIGMA = 3.5
 _CENTROID_PX = 0.01  # below this, what the pixels do to a centroid outweighs its noise
@@ -88,7 +88,7 @@ def _coarse(frame: StarList, grid: StarList, shape: tuple[int, int], mirror: int
         transform, _ = astroalign.find_transform(
             np.column_stack([mirror * grid.x, grid.y]),
             np.column_stack([frame.x, frame.y]),
-            max_control_points=_CONTROL_STARS,
+            max_control_points=_CONTROL_STARS[mirror],
         )
     except (astroalign.MaxIterError, ValueError, TypeError, IndexError) as error:
         raise InputError(str(error)) from error

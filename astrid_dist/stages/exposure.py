@@ -1,28 +1,58 @@
 """From a calibrated frame to one epoch of a survey: on the field's grid, with sky, stars and PSF measured."""
 
-from math import isfinite, isnan
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.errors import InputError
+from astrid_dist.flags import Flag
 from astrid_dist.formats.fits import Frame
-from astrid_dist.imaging.background import evaluate, measure_background
+from astrid_dist.imaging import psf
 from astrid_dist.imaging.photometry import fit_star_fluxes
 from astrid_dist.imaging.psf_fit import measure_psf
-from astrid_dist.imaging.resampling import Grid, overlap, to_grid
-from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
-from astrid_dist.stages.frames import LEAST_OVERLAP, place_of
-from astrid_dist.store.layouts import MESH_BOX, STARS, variables
+from astrid_dist.imaging.resampling import Grid, to_grid
+from astrid_dist.stages.founding import FieldStars
+from astrid_dist.stages.placing import place
+from astrid_dist.stages.sky import Sky, guessed_fwhm, measure_sky
+from astrid_dist.store.layouts import STARS, TILE, variables
 from astrid_dist.surveys.profile import Profile
 
 #: The PSF box must hold three FWHM, or the PSF is cut.
 FWHM_PER_BOX = 3.0
+#: Shorter sides in pixels below which the PSF of a field has at most the order 0, 1.
+_SMALL = ((300, 0), (800, 1))
+#: Typical seeing in pixels below which the PSF is sampled twice as finely as the pixels.
+_UNDERSAMPLED_PX = 2.2
+
+
+@dataclass(frozen=True)
+class PsfModel:
+    """How the PSFs of a group are held: box in pixels, order over the field, samples to a pixel."""
+
+    box: int
+    order: int
+    oversampling: int
+
+    @classmethod
+    def of(cls, profile: Profile, grid: Grid) -> "PsfModel":
+        """What a profile wants of a new group."""
+        guess_px = guessed_fwhm(profile, grid)
+        scale = profile.seeing_arcsec.typical / guess_px
+        caps = [order for side, order in _SMALL if min(grid.shape) < side]
+        order = min([profile.psf_order, *caps])
+        return cls(profile.psf_box(scale), order, 2 if guess_px < _UNDERSAMPLED_PX else 1)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Lengths of the PSF's dimensions."""
+        side = psf.stamp_side(self.box, self.oversampling)
+        return {"psf_term": psf.n_terms(self.order), "v": side, "u": side}
 
 
 def measure_exposure(
-    frame: Frame, grid: Grid, profile: Profile, box: int, founder: str = ""
+    frame: Frame, grid: Grid, profile: Profile, model: PsfModel, field: FieldStars | None, founder: str = ""
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Bring an exposure onto its field's grid and measure its sky, seeing, stars and PSF.
 
@@ -31,8 +61,9 @@ def measure_exposure(
     frame : Frame
     grid : Grid
     profile : Profile
-    box : int
-        Side of the PSF stamp in pixels.
+    model : PsfModel
+    field : FieldStars or None
+        Stars of the field, by which a frame without a WCS is aligned.
     founder : str
         Frame whose grid it is, for what is said of frames that do not lie on it.
 
@@ -46,36 +77,31 @@ def measure_exposure(
     Raises
     ------
     InputError
-        The frame lies elsewhere, has no usable pixel on the grid, or its seeing does not fit the box.
+        The frame lies elsewhere or cannot be aligned, has no usable pixel on the grid, or its seeing does not
+        fit the box.
     """
-    placed = _check_place(frame, grid, founder)
-    image, variance, mask = to_grid(frame.image, frame.variance, frame.mask, frame.wcs, grid)
-    mesh, rms = measure_background(image, mask, MESH_BOX)
-    signal = image - evaluate(mesh, MESH_BOX, 0, 0, *grid.shape)
-    scale = grid.pixel_scale_arcsec
-    scale = profile.pixel_scale_arcsec if isnan(scale) else scale
-    guess_px = frame.facts.fwhm_px or profile.seeing_arcsec.typical / scale
-    fwhm_px = estimate_fwhm(signal, variance, mask, guess_px)
-    if not FWHM_PER_BOX * fwhm_px <= box:
+    where, placed = place(frame, grid, field, profile, founder)
+    image, variance, mask = to_grid(frame.image, frame.variance, frame.mask, where, grid)
+    sky = measure_sky(frame, image, variance, mask, guessed_fwhm(profile, grid))
+    if not FWHM_PER_BOX * sky.fwhm_px <= model.box:
         raise InputError(
-            f"{frame.source}: seeing of {fwhm_px:.1f} px does not fit the field's PSF box of "
-            f"{box} px; leave it out, or make a new survey with a worst seeing above "
+            f"{frame.source}: seeing of {sky.fwhm_px:.1f} px does not fit the field's PSF box of "
+            f"{model.box} px; leave it out, or make a new survey with a worst seeing above "
             f"{profile.seeing_arcsec.worst} arcsec in its profile"
         )
-    sky = float(np.median(mesh))
-    full = frame.facts.saturation_electron
-    saturation = full - sky if isfinite(full) and full > sky else None
-    stars = measure_stars(signal, variance, mask, fwhm_px, limit=STARS, saturation=saturation)
-    psf = measure_psf(signal, variance, mask, stars, box, fwhm_px)
+    shape: dict[str, Any] = {"order": model.order, "oversampling": model.oversampling}
+    found = measure_psf(sky.signal, variance, mask, sky.stars, model.box, sky.fwhm_px, **shape)
     # Fluxes in the PSF's own measure: their ratios are those that cancel a star in a subtraction.
-    stars = fit_star_fluxes(signal, variance, mask, psf.terms[0], stars)
+    stars = fit_star_fluxes(sky.signal, variance, mask, found.terms, sky.stars, **shape)
     planes: dict[str, NDArray[Any]] = {
         "image": image,
         "variance": variance,
         "mask": mask,
-        "psf": np.asarray(psf.terms, np.float32),
-        "background": mesh,
-        "background_rms": rms,
+        "psf": found.terms,
+        "psf_residual": found.residual,
+        "psf_chi2_map": found.chi2_map(grid.shape, TILE),
+        "background": sky.mesh,
+        "background_rms": sky.rms,
     }
     for name in ("x", "y", "flux", "flux_err", "flags"):
         layout = variables("survey")[f"star_{name}"]
@@ -83,49 +109,39 @@ def measure_exposure(
         padded[: len(stars)] = getattr(stars, name)
         planes[f"star_{name}"] = padded
     facts = frame.facts
+    centre = ((grid.width - 1) / 2, (grid.height - 1) / 2)
+    middle = psf.evaluate(found.terms, model.order, *centre, grid.shape, model.oversampling)
     return planes, {
         "mjd": facts.mjd,
         "time": microseconds(facts.mjd),
         "exptime": facts.exptime,
         "gain": facts.gain,
+        "gain_estimated": facts.gain_estimated,
         "read_noise": facts.read_noise,
         "zeropoint": facts.zeropoint,
-        "fwhm": psf.fwhm_px,
-        "sky": sky,
+        "fwhm": found.fwhm_px,
+        "elongation": found.elongation,
+        "psf_chi2": found.chi2,
+        "psf_stars": 0 if found.fallback else found.n_stars,
+        "sky": sky.level,
+        "limiting_mag": _limiting_mag(sky, variance, middle, facts.zeropoint),
+        "bad_fraction": float(np.mean((mask & int(Flag.NO_DATA)) != 0)),
         "n_stars": len(stars),
         "valid": True,
-        "verdict": "few stars" if psf.fallback else "good",
-        "reason": "; ".join((*facts.notes, *placed)),
+        "verdict": "few stars" if found.fallback else "good",
+        "reason": "; ".join(note for note in (*facts.notes, *placed, found.reason) if note),
     }
 
 
-def _check_place(frame: Frame, grid: Grid, founder: str) -> list[str]:
-    """What had to be assumed of a frame's place on its field's grid."""
-    covered = overlap(frame.wcs, frame.image.shape, grid)
-    if frame.wcs is None or grid.wcs is None:
-        if not covered:
-            raise InputError(
-                f"{frame.source} is {frame.image.shape}, its field {grid.shape}, and without a WCS on both "
-                "there is no way to map one on the other; choose another field"
-            )
-        missing = "WCS" if frame.wcs is None else "WCS of the field"
-        return [f"no {missing}: taken as lying on the field's grid"]
-    here = Grid.from_frame(frame.wcs, (frame.image.shape[0], frame.image.shape[1]))
-    covered = max(covered, overlap(grid.wcs, grid.shape, here))
-    if covered < LEAST_OVERLAP:
-        whose = f", that of {founder}," if founder else ""
-        raise InputError(
-            f"WCS of another field: the frame is centred at {_centre(here)} and covers {covered:.0%} of the "
-            f"grid of this field{whose} which is centred at {_centre(grid)}; at least {LEAST_OVERLAP:.0%} is "
-            "needed: correct its WCS or put it into another field (--field); a new field can be given its "
-            "grid (--grid)"
-        )
-    return []
+def _limiting_mag(sky: Sky, variance: NDArray[Any], stamp: NDArray[Any], zeropoint: float) -> float:
+    """AB magnitude of a point source of five sigma in the sky's noise (Zackay & Ofek 2017, eq. 8).
 
-
-def _centre(grid: Grid) -> str:
-    place = place_of(grid)
-    return "no place on the sky" if place is None else f"ra {place[0]:.4f}, dec {place[1]:+.4f}"
+    Pixels of a resampled frame scatter less than they weigh in a sum; their variance, where few sources add
+    to it, knows better.
+    """
+    noise = max(float(np.median(sky.rms)), float(np.sqrt(np.nanpercentile(variance, 20))))
+    flux = 5 * noise / float(np.sqrt(np.square(stamp, dtype=np.float64).sum()))
+    return float(zeropoint - 2.5 * np.log10(flux))
 
 
 def microseconds(mjd: float) -> int:

@@ -178,6 +178,41 @@ def without_duplicates(
     return fresh, told
 
 
+def given_grid(path: str | None, profile: Profile) -> FrameProbe | None:
+    """The frame whose grid is asked for, as `FILE` or `FILE[extension]`."""
+    if path is None:
+        return None
+    match = re.fullmatch(r"(.*)\[(\d+)\]", path)
+    name, hdu = (match.group(1), int(match.group(2))) if match else (path, None)
+    try:
+        frames = probe(name, profile)
+    except InputError as error:
+        raise ConfigError(f"grid {path!r} cannot be taken: {error}") from error
+    found = [one for one in frames if hdu is None or one.hdu == hdu]
+    if not found:
+        raise ConfigError(
+            f"grid {path!r}: there is no image at that index; images are {[f.hdu for f in frames]}"
+        )
+    return found[0]
+
+
+def band_of(frame: FrameProbe, wanted: str | None, profile: Profile) -> str:
+    """Band that a frame goes to; `InputError` where it has none, or another than the job takes."""
+    said = frame.facts.band if frame.facts is not None else ""
+    if not (said or wanted):
+        raise InputError(
+            f"{frame.source}[{frame.hdu}]: no band in the header that the profile {profile.name} knows: "
+            f"looked for {', '.join(profile.keywords.band) or 'no keyword'}; give --band, or a keyword in a "
+            f"profile that `extends: {profile.origin}`"
+        )
+    if wanted and said and said != wanted:
+        raise InputError(
+            f"{frame.source}[{frame.hdu}]: wrong band: the header says {said}, the job takes {wanted}; "
+            f"ingest it with --band {said}, or without --band"
+        )
+    return wanted or said
+
+
 class FieldChooser:
     """Gives each frame its field, and each new field its grid.
 

@@ -15,14 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from astrid_dist.engine.keys import ShardKey, check_group
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import AstridError, ConfigError, InputError, StorageError
-from astrid_dist.formats.fits import Frame, FrameProbe, is_transient, probe, read_frame
+from astrid_dist.formats.fits import Frame, FrameProbe, is_transient, read_frame
 from astrid_dist.imaging.resampling import Grid
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES, put_requests
-from astrid_dist.stages.exposure import measure_exposure, microseconds
+from astrid_dist.stages.exposure import PsfModel, measure_exposure, microseconds
+from astrid_dist.stages.founding import FieldStars, kept_stars, settle_stars
 from astrid_dist.stages.frames import (
     FieldChooser,
     Refused,
+    band_of,
     expand,
+    given_grid,
     probe_all,
     read_stored,
     without_duplicates,
@@ -49,6 +52,7 @@ class Epoch(BaseModel):
     alone: bool = Field(default=True, description="whether it is the only image of its file")
     epoch_id: str = Field(default="", description="sha256 of the pixels as stored")
     mjd: float | None = Field(default=None, description="mid-exposure, UTC")
+    wcs: bool = Field(default=True, description="whether its header has a WCS")
     problem: str = Field(default="", description="why it cannot become a valid epoch, where planning knew")
 
 
@@ -61,6 +65,8 @@ class FieldGrid(BaseModel):
     height: int = Field(gt=0, description="rows")
     width: int = Field(gt=0, description="columns")
     source: str = Field(default="", description="frame whose grid it is")
+    path: str = Field(default="", description="path or URL of that frame's file")
+    hdu: int = Field(default=0, description="index of its extension")
 
 
 class Settings(BaseModel):
@@ -99,13 +105,13 @@ def plan(settings: Settings) -> Plan:
     frames, refused = probe_all(expand(settings.paths, profile), profile)
     images = Counter([one.source for one in frames] + [one.source for one in refused])
     frames, duplicates = without_duplicates(frames, stored.known(settings.retry))
-    given = _given_grid(settings.grid, profile)
+    given = given_grid(settings.grid, profile)
     chooser = FieldChooser(stored.grids, settings.field, given)
     chosen: dict[str, list[FrameProbe]] = defaultdict(list)
     banded: list[tuple[FrameProbe, str]] = []
     for frame in frames:
         try:
-            banded.append((frame, _band(frame, settings.band, profile)))
+            banded.append((frame, band_of(frame, settings.band, profile)))
         except InputError as error:
             refused.append(Refused(frame.source, frame.hdu, str(error)))
     # A frame without sky must not set a field's grid, so it chooses last.
@@ -126,6 +132,7 @@ def plan(settings: Settings) -> Plan:
                 alone=images[frame.source] == 1,
                 epoch_id=frame.epoch_id,
                 mjd=mjd,
+                wcs=bool(frame.wcs_header),
             )
     refusals = {str(ShardKey(one.group, -1)): one for one in refused}
     known = Ledger(location).finished("ingest") if refusals else set()
@@ -137,7 +144,14 @@ def plan(settings: Settings) -> Plan:
     for name, grid in chooser.new.items():
         founder = chooser.founders[name]
         source = settings.grid or _named(founder.source, founder.hdu, images[founder.source] == 1)
-        grids[name] = FieldGrid(header=grid.header, height=grid.height, width=grid.width, source=source)
+        grids[name] = FieldGrid(
+            header=grid.header,
+            height=grid.height,
+            width=grid.width,
+            source=source,
+            path=founder.source,
+            hdu=founder.hdu,
+        )
     resolved = settings.model_copy(
         update={"profile": profile.model_dump(mode="json"), "epochs": epochs, "grids": grids}
     )
@@ -205,40 +219,6 @@ def _order(frame: FrameProbe) -> tuple[float, str, int]:
     return (frame.facts.mjd if frame.facts is not None else nan, frame.source, frame.hdu)
 
 
-def _given_grid(path: str | None, profile: Profile) -> FrameProbe | None:
-    if path is None:
-        return None
-    match = re.fullmatch(r"(.*)\[(\d+)\]", path)
-    name, hdu = (match.group(1), int(match.group(2))) if match else (path, None)
-    try:
-        frames = probe(name, profile)
-    except InputError as error:
-        raise ConfigError(f"grid {path!r} cannot be taken: {error}") from error
-    found = [one for one in frames if hdu is None or one.hdu == hdu]
-    if not found:
-        raise ConfigError(
-            f"grid {path!r}: there is no image at that index; images are {[f.hdu for f in frames]}"
-        )
-    return found[0]
-
-
-def _band(frame: FrameProbe, wanted: str | None, profile: Profile) -> str:
-    """Band that a frame goes to; `InputError` where it has none, or another than the job takes."""
-    said = frame.facts.band if frame.facts is not None else ""
-    if not (said or wanted):
-        raise InputError(
-            f"{frame.source}[{frame.hdu}]: no band in the header that the profile {profile.name} knows: "
-            f"looked for {', '.join(profile.keywords.band) or 'no keyword'}; give --band, or a keyword in a "
-            f"profile that `extends: {profile.origin}`"
-        )
-    if wanted and said and said != wanted:
-        raise InputError(
-            f"{frame.source}[{frame.hdu}]: wrong band: the header says {said}, the job takes {wanted}; "
-            f"ingest it with --band {said}, or without --band"
-        )
-    return wanted or said
-
-
 def prepare(plan: Plan) -> None:
     """Create or open the survey and its groups, and grow their arrays once."""
     settings = Settings.model_validate(plan.job.settings)
@@ -261,14 +241,37 @@ def prepare(plan: Plan) -> None:
             else:
                 stored = stored or read_stored(location)
                 grid = stored.grids[name]
+            model = PsfModel.of(profile, grid)
+            sizes = {"epoch": 0, "y": grid.height, "x": grid.width, **model.sizes}
             scale = grid.pixel_scale_arcsec
-            scale = profile.pixel_scale_arcsec if isnan(scale) else scale
-            box = profile.psf_box(scale)
-            sizes = {"epoch": 0, "y": grid.height, "x": grid.width, "psf_term": 1, "v": box, "u": box}
-            attributes = {"wcs": grid.header, "psf_order": 0, "oversampling": 1, "pixel_scale_arcsec": scale}
+            attributes = {
+                "wcs": grid.header,
+                "psf_order": model.order,
+                "oversampling": model.oversampling,
+                "psf_box": model.box,
+                "pixel_scale_arcsec": profile.pixel_scale_arcsec if isnan(scale) else scale,
+            }
             attributes |= {"survey": profile.name, "field": name, "band": band}
             create_group(location, "survey", group, sizes, attributes)
         grow(location, "survey", group, end)
+    for name in sorted({group.split("/")[0] for group in ends}):
+        _settle(location, name, settings, profile)
+
+
+def _settle(location: Location, name: str, settings: Settings, profile: Profile) -> None:
+    """See that a field has the stars by which the job's frames without a WCS are aligned."""
+    groups = {key: ShardKey.parse(key).group for key in settings.epochs or {}}
+    members = {key: one for key, one in (settings.epochs or {}).items() if groups[key].split("/")[0] == name}
+    frames, group = list(members.values()), groups[next(iter(members))]
+    grid, given = _grid_of(ProductReader(location, group)), settings.grids.get(name)
+    if grid.header and all(one.wcs for one in frames):
+        return
+    places = [(given.path, given.hdu)] if given else []
+    if not (grid.header or (given and settings.grid)):
+        lost = [(one.source, one.hdu) for one in frames if not one.wcs]
+        places += [one for one in lost if one not in places]
+    if not settle_stars(location, name, grid.shape, places, profile) and given and settings.grid:
+        raise ConfigError(f"grid {settings.grid!r} cannot be taken: no stars could be measured on it")
 
 
 def _profile(settings: Settings) -> Profile:
@@ -287,13 +290,11 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     options = Settings.model_validate({**settings, "epochs": None, "grids": {}})
     profile, location = _profile(options), Location.parse(options.output)
     reader = ProductReader(location, key.group)
-    sizes = reader.sizes("image")
-    grid = Grid(str(reader.attributes["wcs"]), sizes["y"], sizes["x"])
     started = perf_counter()
     try:
         frame = _read(entry, profile)
         read = perf_counter()
-        planes, measured = _measure(frame, grid, profile, reader.sizes("psf")["v"], founder)
+        planes, measured = _measure(frame, reader, profile, founder)
     except InputError as error:
         return _set_aside(scalars, entry, str(error))
     computed = perf_counter()
@@ -341,12 +342,22 @@ def _set_aside(scalars: Mapping[str, Any], entry: Epoch, reason: str) -> TaskOut
     return TaskOutcome(shards={}, scalars={**scalars, **more}, quarantined=f"{_source(entry)}: {short}")
 
 
+def _grid_of(reader: ProductReader) -> Grid:
+    sizes = reader.sizes("image")
+    return Grid(str(reader.attributes["wcs"]), sizes["y"], sizes["x"])
+
+
 def _measure(
-    frame: Frame, grid: Grid, profile: Profile, box: int, founder: str
+    frame: Frame, reader: ProductReader, profile: Profile, founder: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """`measure_exposure`, whose own failure is taken as the frame's: one frame must not hold up a survey."""
+    grid, has = _grid_of(reader), reader.attributes
+    model = PsfModel(has["psf_box"], has["psf_order"], has["oversampling"])
+    field: FieldStars | None = None
+    if frame.wcs is None or grid.wcs is None:
+        field = kept_stars(reader.location, reader.group.split("/")[0])
     try:
-        return measure_exposure(frame, grid, profile, box, founder)
+        return measure_exposure(frame, grid, profile, model, field, founder)
     except (AstridError, MemoryError):
         raise
     except Exception as error:

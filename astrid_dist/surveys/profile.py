@@ -183,6 +183,9 @@ class Profile(_Model):
     minimum_size: int = Field(
         32, ge=8, description="pixels on the shorter side below which a frame is refused"
     )
+    psf_order: int = Field(
+        2, ge=0, le=3, description="order in x and y of the PSF over a frame; small frames take less"
+    )
     keywords: Keywords = Keywords()
     bands: list[BandRule] = Field(default=[], description="first match wins; none: the keyword's first word")
     planes: Planes = Planes()
