@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from astrid_dist.query import open_survey as open_survey
     from astrid_dist.query import open_truth as open_truth
     from astrid_dist.query.export import export_candidates as export_candidates
+    from astrid_dist.query.quality import quality_table as quality_table
     from astrid_dist.stages.demo import run_demo as run_demo
+    from astrid_dist.stages.night import night_page as night_page
     from astrid_dist.stages.run import plan_stage as plan_stage
     from astrid_dist.stages.run import run_stage as run_stage
     from astrid_dist.store.verifying import verify as verify
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "AstridError": "errors",
     "export_candidates": "query.export",
+    "night_page": "stages.night",
     "open_candidates": "query",
     "open_difference": "query",
     "open_reference": "query",
     "open_survey": "query",
     "open_truth": "query",
     "plan_stage": "stages.run",
+    "quality_table": "query.quality",
     "run_demo": "stages.demo",
     "run_stage": "stages.run",
     "verify": "store.verifying",

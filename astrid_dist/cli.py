@@ -192,6 +192,23 @@ def export(
     print(f"{export_candidates(url, to)} candidates written to {to}")
 
 
+@app.command()
+def night(
+    url: Annotated[str, typer.Argument(help="URL of the difference product")],
+    night: Annotated[
+        str | None, typer.Option(help="date of its evening, or an MJD in it; left out, the last one")
+    ] = None,
+    field: Annotated[str, typer.Option(help="which <field>/<band> groups, a shell pattern")] = "*",
+    to: Annotated[Path, typer.Option(help="HTML file to write")] = Path("night.html"),
+) -> None:
+    """Write the page of a night: how good its subtractions are, and what is wrong with the others."""
+    from astrid_dist.stages.night import night_page
+
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(night_page(url, night, [field]), encoding="utf-8")
+    print(f"page of the night written to {to}")
+
+
 def describe_plan(planned: Any) -> str:
     """A plan in words."""
     estimate = planned.estimate

@@ -93,7 +93,7 @@ def light_curve(
     t, f, error = (np.asarray(v, dtype=np.float64) for v in (mjd, flux, flux_err))
     hit = np.ones(t.shape, bool) if detected is None else np.asarray(detected, bool)
     true_t = np.asarray([] if true_mjd is None else true_mjd, dtype=np.float64)
-    start, per_day, label, limits = _time_axis(np.concatenate([t, true_t]))
+    start, per_day, label, limits = time_axis(np.concatenate([t, true_t]))
     t, true_t = (t - start) * per_day, (true_t - start) * per_day
     shown = _side_by_side(t, limits[1] - limits[0])
     if not np.array_equal(shown, t, equal_nan=True):
@@ -123,7 +123,7 @@ def light_curve(
     return figure
 
 
-def _time_axis(mjd: NDArray[np.float64]) -> tuple[float, float, str, tuple[float, float]]:
+def time_axis(mjd: NDArray[np.float64]) -> tuple[float, float, str, tuple[float, float]]:
     """Zero point (MJD), units in a day, label and limits of an axis on which all times can be told apart."""
     known = mjd[np.isfinite(mjd)]
     first, last = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class Markup(str):
+    """HTML that goes into a table as it is; plain strings are escaped."""
+
+
 def page(title: str, lead: str, sections: Iterable[str]) -> str:
     """A whole HTML document; nothing in it points outside.
 
@@ -75,17 +79,54 @@ def gallery(items: Iterable[tuple[bytes, str, str]]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of plain text, numbers to the right."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    """A table of plain text or `Markup`, numbers to the right."""
+    head = "".join(f"<th>{_cell(name)}</th>" for name in header)
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows
+        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in cells) + "</tr>" for cells in rows
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def chip(text: str, colour: str = "") -> Markup:
+    """A word on a coloured ground: green, yellow, orange, red, or none of them."""
+    return Markup(f'<span class="chip {escape(colour)}">{escape(text)}</span>')
+
+
+def words(text: str) -> Markup:
+    """A sentence in a table: to the left, wrapping."""
+    return Markup(f'<div class="words">{escape(text)}</div>')
+
+
+def anchor(name: str, text: str, note: str = "") -> Markup:
+    """A link to a place of the same page; `note` shows when pointed at."""
+    return Markup(f'<a href="#{escape(name)}" title="{escape(note)}">{escape(text)}</a>')
+
+
+def maps(name: str, heading: str, text: str, items: Iterable[tuple[bytes, str]], size_px: int = 72) -> str:
+    """Small pictures (PNG, caption) in a row under a heading that `anchor(name)` leads to."""
+    inner = "".join(
+        f'<figure><img style="height:{size_px}px" src="{_data_url(picture)}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for picture, caption in items
+    )
+    return (
+        f'<div class="maps" id="{escape(name)}"><h3>{_cell(heading)}</h3>'
+        f'<p class="note">{escape(text)}</p><div class="row">{inner}</div></div>'
+    )
 
 
 def code(text: str) -> str:
     """Lines to copy."""
     return f"<pre>{escape(text)}</pre>"
+
+
+def plain(text: str) -> str:
+    """Text as HTML."""
+    return escape(text)
+
+
+def _cell(cell: str) -> str:
+    return cell if isinstance(cell, Markup) else escape(cell)
 
 
 def _data_url(picture: bytes) -> str:

@@ -7,7 +7,7 @@ import xarray as xr
 from astropy.wcs import WCS
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.query import cutouts, light_curves, tables
+from astrid_dist.query import cutouts, light_curves, quality, tables
 from astrid_dist.query.cutouts import Degrees
 
 
@@ -83,11 +83,13 @@ class AstridAccessor:
         return tables.cone(self._dataset, ra, dec, radius_arcsec)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A table in memory as pandas, one line per row."""
+        """A table in memory as pandas, one line per row; of a cube one line per epoch, quality included."""
+        if "epoch" in self._dataset.dims and not set(tables.ROWS) & set(self._dataset.dims):
+            return quality.epoch_table(self._dataset)
         return tables.to_dataframe(self._dataset)
 
     def plot(self, kind: str | None = None, **options: Any) -> Any:
-        """Draw an ``epoch``, a ``triplet`` or a ``light_curve``; returns a matplotlib Figure.
+        """Draw an ``epoch``, ``triplet``, ``light_curve`` or quality ``trend``; returns a matplotlib Figure.
 
         See `astrid_dist.query.plots.plot` for the options of each kind.
         """

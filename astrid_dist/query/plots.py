@@ -1,6 +1,6 @@
 """Figures of what was asked: an epoch, a triplet, a light curve; drawn by `astrid_dist.figures`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from astrid_dist.errors import ConfigError
+from astrid_dist.query import quality
 from astrid_dist.query.cutouts import (
     Degrees,
     cutout,
@@ -34,9 +35,9 @@ def plot(dataset: xr.Dataset, kind: str | None = None, **options: Any) -> "Figur
     dataset : Dataset
         A cube, a cutout, or a light curve.
     kind : str, optional
-        ``epoch``, ``triplet`` or ``light_curve``; left out, what the dataset is.
+        ``epoch``, ``triplet``, ``light_curve`` or ``trend``; left out, what the dataset is.
     **options
-        Those of `plot_epoch`, `plot_triplet`, `plot_light_curve`.
+        Those of `plot_epoch`, `plot_triplet`, `plot_light_curve`, `plot_trend`.
 
     Raises
     ------
@@ -227,6 +228,27 @@ def plot_light_curve(dataset: xr.Dataset, *, unit: str | None = None) -> "Figure
     return figure
 
 
+def plot_trend(dataset: xr.Dataset, *, metrics: Sequence[str] | None = None) -> "Figure":
+    """Draw the quality of a difference's epochs against time, coloured by verdict; dotted: limits of green.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A difference group.
+    metrics : sequence of str, optional
+        Which of `astrid_dist.imaging.quality.METRICS`; left out, the main ones.
+    """
+    from astrid_dist.figures.quality import trend
+
+    if "verdict" not in dataset or "quality" not in dataset:
+        raise ConfigError(f"a trend is asked of a difference; {name_of(dataset)} holds no quality per epoch")
+    table = quality.epoch_table(dataset)
+    panels = quality.trend_panels(table, quality.thresholds_of(dataset), metrics)
+    figure = trend(table["mjd"], panels, table["verdict"].tolist())
+    figure.suptitle(str(dataset.attrs.get("group", "")), fontsize=10)
+    return figure
+
+
 def _fluxes(curve: xr.Dataset, unit: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any], str]:
     if "flux_unit" in curve:
         units = sorted(set(curve["flux_unit"].to_numpy().tolist()))
@@ -272,4 +294,5 @@ KINDS: "dict[str, Callable[..., Figure]]" = {
     "epoch": plot_epoch,
     "triplet": plot_triplet,
     "light_curve": plot_light_curve,
+    "trend": plot_trend,
 }
