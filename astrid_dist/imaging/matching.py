@@ -1,0 +1,360 @@
+"""The science PSF of a pair refined until stars cancel, and what they still leave as an error of the model.
+
+Subtraction needs the PSFs right relative to each other: for the true ones P_r * N = P_n * R (Zackay, Ofek &
+Gal-Yam 2016, ApJ 830, 27, section 1). Where measured ones fail this, a kernel K near a delta function is
+fitted so that P_r * N = f K * P_n * R, as in Alard & Lupton 1998 (ApJ 503, 325), and P_n takes K over. The
+fit is done in D, whose noise is white.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, linalg, ndimage, optimize, signal
+
+from astrid_dist.imaging import psf
+from astrid_dist.imaging.background import evaluate
+from astrid_dist.imaging.filters import SubtractionPlan
+
+Image: TypeAlias = NDArray[np.float32]
+Float64: TypeAlias = NDArray[np.float64]
+Bool: TypeAlias = NDArray[np.bool_]
+
+# The kernel's basis: single pixels in the middle, Gaussians of growing width (pixels) on ever wider lattices.
+_RINGS = ((0.0, 1, 0.0, 2.3), (1.5, 2, 2.3, 6.0), (3.0, 4, 6.0, 12.0))  # sigma, step, radii from, to
+_REACH, _HOLE_PX = 12, 10
+_RIDGES = (1e-5, 1e-3)
+_BLOCK = 64  # pixels: what is held out is held out in blocks, so that no star is in both parts
+_FOLDS = 4
+_MIN_STARS = 8
+_STAR_SIGMA, _PIXEL_SIGMA = 20.0, 5.0
+_MAX_PIXELS, _LATTICE = 30_000, 4
+_MODEL_ERROR = 0.02  # of a pixel's light, what even the refined PSF may be wrong by: bright stars do not rule
+_CLIP_SIGMA = 4.0
+_ROUNDS = 3
+_SKY_TERMS = 6
+_LEAST_BOX_PX, _BOX_FWHM = 32, 8.0
+_SOURCE_SIGMA, _MOST_SOURCES = 4.0, 0.25
+_LIGHT_SIGMA = 10.0
+
+
+@dataclass(frozen=True)
+class Match:
+    """The refined PSF of a pair, or the one that was given where refining does not help.
+
+    Attributes
+    ----------
+    psf_n : (v, u) float32
+        Science PSF, unit sum, in the box and about the middle of the one given.
+    flux_ratio : float
+        Science over reference, for that PSF.
+    shift : (float, float)
+        (dx, dy) of the science image's stars, pixels.
+    kernel : (k, k) float64
+        K; a delta function where not accepted.
+    chi2_before, chi2_after : float
+        Mean of the squared residuals of star pixels, in units of their noise and 2 % of their light, capped
+        at 25; of blocks that the fit did not see. NaN without stars.
+    n_stars : int
+        Stars of SNR 20 and more that were there to fit.
+    accepted : bool
+        Whether there were enough stars, and unseen ones cancelled better.
+    """
+
+    psf_n: Image
+    flux_ratio: float
+    shift: tuple[float, float]
+    kernel: Float64
+    chi2_before: float
+    chi2_after: float
+    n_stars: int
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class ModelError:
+    """What stars leave beyond noise: `position_px` per axis, `flux` as a fraction of a star's own."""
+
+    position_px: float
+    flux: float
+    n_pixels: int
+
+
+def match_psf(
+    new: Image,
+    ref: Image,
+    var_new: Image,
+    var_ref: Image,
+    psf_n: Image,
+    plan: SubtractionPlan,
+    *,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Match:
+    """Refine the science PSF, the flux ratio and the shift of a pair by what its stars leave in D.
+
+    Pixels where the reference has light are fitted by K * R and a sky quadratic in x and y, weighted by noise
+    and model error, in three rounds of clipping, so that variables, transients and defects do not count. How
+    stiff K is, and whether it is used at all, is decided by blocks held out.
+
+    Parameters
+    ----------
+    new, ref, var_new, var_ref : (y, x) float32
+        As `zogy.subtract` takes them; saturated stars must be NaN.
+    psf_n : (v, u)
+        Science PSF of `plan`, unit sum.
+    plan : SubtractionPlan
+        Filters of the pair as measured.
+    shift : (float, float)
+        As for `zogy.subtract`.
+
+    Returns
+    -------
+    Match
+        For a new plan and `zogy.subtract`, together: K's offset is in the shift, its sum in the flux ratio.
+    """
+    science, reference, variance, usable = _in_difference(new, ref, var_new, var_ref, plan, shift)
+    noise = np.sqrt(variance)
+    significance = np.where(usable, ndimage.uniform_filter(reference, 3) * 3 / noise, 0)
+    peaks = significance == ndimage.maximum_filter(significance, 7)
+    n_stars = int(np.count_nonzero(peaks & (significance > _STAR_SIGMA)))
+    given = np.asarray(psf_n, dtype=np.float32)
+    nothing = Match(given, plan.flux_ratio, shift, np.ones((1, 1)), np.nan, np.nan, n_stars, False)
+    if n_stars < _MIN_STARS:
+        return nothing
+    design, target, fold, stamps = _fit_pixels(science, reference, variance, usable, significance)
+    if len(np.unique(fold)) < 2:
+        return nothing
+    solution, before, after = _fit(design, target, fold)
+    if not after < before:
+        return replace(nothing, chi2_before=before, chi2_after=after)
+    kernel = np.tensordot(solution[: len(stamps)], stamps, axes=1)
+    kernel[len(kernel) // 2, len(kernel) // 2] += 1
+    refined, gain, moved = _convolved(given, kernel)
+    return Match(
+        refined,
+        plan.flux_ratio * gain,
+        (shift[0] + moved[0], shift[1] + moved[1]),
+        kernel,
+        before,
+        after,
+        n_stars,
+        True,
+    )
+
+
+def sky_left(difference: Image, score: Image, per_score: Image, fwhm_px: float) -> Image:
+    """Sky that a pair leaves in its difference, smooth over boxes of eight FWHM, at least 32 px.
+
+    From all pixels, as the stars are gone from D: clipped means of boxes and a spline through them. Pixels
+    near a score of four or more, seen once the first answer is taken out, do not count unless they are many:
+    a source in a box would lose 4 % of its flux. A box with a fifth of its pixels or less takes the median
+    of all.
+
+    Parameters
+    ----------
+    difference, score : (y, x) float32
+        Of a `Subtraction`; NaN is no data.
+    per_score : (y, x) float32
+        Level of D that makes a score of 1: sigma_flux * sum(psf_d^2).
+    fwhm_px : float
+        The wider one of the pair.
+
+    Returns
+    -------
+    (y, x) float32
+        To be subtracted from `difference`; over `per_score`, from `score`.
+    """
+    box = max(_LEAST_BOX_PX, round(_BOX_FWHM * fwhm_px))
+    sky = _level(difference, box)
+    sources = np.abs(np.nan_to_num(score - sky / per_score)) > _SOURCE_SIGMA
+    sources = ndimage.maximum_filter(sources, 2 * round(fwhm_px / 2) + 1)
+    # Much of it is no source, but sky that a spline cannot follow.
+    sources &= ndimage.uniform_filter(sources.astype(np.float32), box) < _MOST_SOURCES
+    return _level(np.where(sources, np.float32(np.nan), difference), box)
+
+
+def model_error(score: Image, sigma_flux: Image, ref: Image, plan: SubtractionPlan) -> ModelError:
+    """Position and flux errors of single stars that bring the score on stars to unit variance.
+
+    Variance components: score^2 = 1 + flux^2 S_r^2 / V + position^2 |grad S_r|^2 / V on pixels with light
+    (`zogy.subtract` adds these two terms), fitted with clipping at five deviations, so that variables do not
+    count; PSF errors share themselves between both.
+
+    Parameters
+    ----------
+    score, sigma_flux : (y, x) float32
+        Of a subtraction without astrometric and flux-ratio errors, its sky taken out.
+    ref : (y, x) float32
+        Reference.
+    plan : SubtractionPlan
+        That of the subtraction.
+
+    Returns
+    -------
+    ModelError
+        For `zogy.subtract`: astrometric_sigma is (position_px, position_px), flux_ratio_err is
+        flux * plan.flux_ratio. Zeros where no star stands out.
+    """
+    light = _filtered(np.nan_to_num(ref, nan=0.0), plan, plan.reference_d * plan.match) / sigma_flux
+    slope_y, slope_x = np.gradient(light)
+    use = np.isfinite(score) & (light > _LIGHT_SIGMA) & np.isfinite(slope_x) & np.isfinite(slope_y)
+    n = int(np.count_nonzero(use))
+    if n < 100:
+        return ModelError(0.0, 0.0, n)
+    terms = np.stack([(slope_x**2 + slope_y**2)[use], light[use] ** 2], axis=1).astype(np.float64)
+    excess = np.square(score[use], dtype=np.float64)
+    found = np.array([0.02, 0.01]) ** 2
+    for _ in range(8):
+        expected = 1 + terms @ found
+        weight = np.where(excess < 25 * expected, 1 / expected, 0.0)
+        found, _ = optimize.nnls(terms * weight[:, None], (excess - 1) * weight)
+    position, flux = np.sqrt(found)
+    return ModelError(float(position), float(flux), n)
+
+
+def _in_difference(
+    new: Image,
+    ref: Image,
+    var_new: Image,
+    var_ref: Image,
+    plan: SubtractionPlan,
+    shift: tuple[float, float],
+) -> tuple[Image, Image, Image, Bool]:
+    """Both images as they stand in D / F_D, its variance, and pixels that no hole is near."""
+    bad_new, bad_ref = (
+        ~(np.isfinite(image) & np.isfinite(variance)) for image, variance in ((new, var_new), (ref, var_ref))
+    )
+    ratio = np.float32(plan.flux_ratio)
+    # A hole takes the other image's light, so that a star with a hole in one does not ring.
+    science = np.where(bad_new, np.where(bad_ref, 0, ref * ratio), new)
+    reference = np.where(bad_ref, np.where(bad_new, 0, new / ratio), ref)
+    variance = np.where(bad_new | bad_ref, 1, var_new / ratio**2 + var_ref)
+    ky, kx = fft.fftfreq(plan.padded[0])[:, None], fft.rfftfreq(plan.padded[1])
+    ramp = np.exp(2j * np.pi * (kx * shift[0] + ky * shift[1])).astype(np.complex64)
+    usable = ~ndimage.maximum_filter(bad_new | bad_ref, 2 * _HOLE_PX + 1)
+    edge = np.zeros_like(usable)
+    edge[_REACH:-_REACH, _REACH:-_REACH] = True
+    return (
+        _filtered(science, plan, plan.science_d * ramp),
+        _filtered(reference, plan, plan.reference_d),
+        ndimage.gaussian_filter(variance.astype(np.float32), 1.0, truncate=3),
+        usable & edge,
+    )
+
+
+def _filtered(image: Image, plan: SubtractionPlan, response: NDArray[np.complex64]) -> Image:
+    """An image through a filter of the plan."""
+    made = fft.irfft2(fft.rfft2(image, plan.padded) * response, plan.padded)
+    return np.asarray(made[: plan.shape[0], : plan.shape[1]], dtype=np.float32)
+
+
+def _level(difference: Image, box: int) -> Image:
+    """Spline through the clipped means of boxes."""
+    height, width = difference.shape
+    rows, columns = -(-height // box), -(-width // box)
+    padded = np.full((rows * box, columns * box), np.nan, np.float32)
+    padded[:height, :width] = difference
+    boxes = padded.reshape(rows, box, columns, box).swapaxes(1, 2).reshape(-1, box * box)
+    enough = np.count_nonzero(np.isfinite(boxes), axis=1) > box * box / 5
+    if not enough.any():
+        return np.zeros_like(difference)
+    values = np.sort(boxes[enough], axis=1)  # NaN goes last
+    count = np.count_nonzero(np.isfinite(values), axis=1)
+    ranks = [(share * (count - 1)).astype(int)[:, None] for share in (0.1587, 0.5, 0.8413)]
+    low, middle, high = (np.take_along_axis(values, rank, axis=1) for rank in ranks)
+    values[~(np.abs(values - middle) <= 3 * (high - low) / 2)] = np.nan
+    mesh = np.full(len(boxes), np.nan)
+    mesh[enough] = np.nanmean(values, axis=1)
+    mesh[~enough] = np.median(mesh[enough])
+    return evaluate(mesh.reshape(rows, columns).astype(np.float32), box, 0, 0, height, width)
+
+
+def _fit_pixels(
+    science: Image, reference: Image, variance: Image, usable: Bool, significance: Image
+) -> tuple[Image, Image, NDArray[np.intp], Float64]:
+    """Design (pixel, term), target and fold (pixel,) of the pixels to fit; K's basis (term, k, k).
+
+    Terms are the basis applied to the reference, then a sky quadratic in x and y; all in units of the error.
+    """
+    threshold = _PIXEL_SIGMA
+    if np.count_nonzero(significance > threshold) > _MAX_PIXELS:
+        threshold = float(np.partition(significance.ravel(), -_MAX_PIXELS)[-_MAX_PIXELS])
+    chosen = significance > threshold
+    # K's wings reach pixels without light of their own: some of these hold its sum to what is there.
+    chosen[::_LATTICE, ::_LATTICE] |= usable[::_LATTICE, ::_LATTICE]
+    rows, columns = np.nonzero(chosen)
+    light = reference[rows, columns]
+    weight = 1 / np.sqrt(variance[rows, columns] + np.square(_MODEL_ERROR * light))
+    flat, width = rows * reference.shape[1] + columns, reference.shape[1]
+    middle = _REACH + 9
+    parts, stamps = [], []
+    for sigma, step, inner, outer in _RINGS:
+        wide = ndimage.gaussian_filter(reference, sigma, truncate=3) if sigma else reference
+        for dy in range(-_REACH, _REACH + 1, step):
+            for dx in range(-_REACH, _REACH + 1, step):
+                if inner <= np.hypot(dy, dx) < outer:
+                    parts.append(wide.ravel()[flat - dy * width - dx])
+                    stamp = np.zeros((2 * middle + 1, 2 * middle + 1))
+                    stamp[middle + dy, middle + dx] = 1
+                    stamps.append(ndimage.gaussian_filter(stamp, sigma, truncate=3) if sigma else stamp)
+    y, x = (2 * at / size - 1 for at, size in zip((rows, columns), reference.shape, strict=True))
+    parts += [np.ones_like(x), x, y, x * y, x**2, y**2]
+    design = np.stack([part * weight for part in parts], axis=1).astype(np.float32)
+    fold = (rows // _BLOCK + 2 * (columns // _BLOCK)) % _FOLDS
+    return design, ((science[rows, columns] - light) * weight).astype(np.float32), fold, np.array(stamps)
+
+
+def _fit(design: Image, target: Image, fold: NDArray[np.intp]) -> tuple[Float64, float, float]:
+    """Solution, and mean squared residuals of unseen folds without and with K."""
+    parts = [(design[fold == k], target[fold == k]) for k in np.unique(fold)]
+    kept = [np.ones(len(one), np.float32) for _, one in parts]
+    for _ in range(_ROUNDS):
+        sums = []
+        for (columns, values), weight in zip(parts, kept, strict=True):
+            used = columns * weight[:, None]
+            sums.append(((used.T @ columns).astype(np.float64), (used.T @ values).astype(np.float64)))
+        matrix, right = sum(one for one, _ in sums), sum(one for _, one in sums)
+        unseen = {
+            ridge: _chi2(parts, [_solve(matrix - a, right - b, ridge) for a, b in sums])
+            for ridge in (None, *_RIDGES)
+        }
+        ridge = min(_RIDGES, key=lambda one: unseen[one])
+        solution = _solve(matrix, right, ridge)
+        left = [np.abs(values - columns @ solution.astype(np.float32)) for columns, values in parts]
+        width = max(1.0, 1.4826 * float(np.median(np.concatenate(left))))
+        kept = [(one < _CLIP_SIGMA * width).astype(np.float32) for one in left]
+    return solution, unseen[None], unseen[ridge]
+
+
+def _solve(matrix: Float64, right: Float64, ridge: float | None) -> Float64:
+    """Ridge regression in columns of unit norm, the sky left free; without a ridge the sky alone."""
+    chosen = slice(-_SKY_TERMS if ridge is None else 0, None)
+    matrix, known = matrix[chosen, chosen], right[chosen]
+    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-30))
+    penalty = np.full(len(known), ridge or 0.0)
+    penalty[-_SKY_TERMS:] = 1e-9
+    solution = np.zeros(len(right))
+    scaled = matrix / np.outer(scale, scale) + np.diag(penalty)
+    solution[chosen] = linalg.solve(scaled, known / scale, assume_a="pos") / scale
+    return solution
+
+
+def _chi2(parts: list[tuple[Image, Image]], solutions: list[Float64]) -> float:
+    """Mean squared residual of each part by the solution that did not see it."""
+    left = [
+        values - columns @ one.astype(np.float32)
+        for (columns, values), one in zip(parts, solutions, strict=True)
+    ]
+    return float(np.minimum(np.square(np.concatenate(left)), 25).mean())
+
+
+def _convolved(stamp: Image, kernel: Float64) -> tuple[Image, float, tuple[float, float]]:
+    """The PSF with K, centred again and of unit sum; the gain in flux and the offset taken out."""
+    fwhm_px = psf.fwhm_of(stamp)
+    made = signal.fftconvolve(stamp.astype(np.float64), kernel, mode="same")
+    gain = float(made.sum() / stamp.sum())
+    before, after = psf.centroid(stamp, fwhm_px), psf.centroid(made, fwhm_px)
+    moved = after[0] - before[0], after[1] - before[1]
+    made = psf.shift(made, -moved[0], -moved[1])[0]
+    return (made / made.sum()).astype(np.float32), gain, moved
