@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from astrid_dist.imaging.psf import legendre_weights, n_terms
+
 Float64 = NDArray[np.float64]
 
-#: Terms L_i(x) L_j(y) by (i, j): order 0 has the first, order 1 three, order 2 six.
-TERMS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
 #: Stars per term below which a higher order is not tried.
 STARS_PER_TERM = 3
 #: What the whole field counts beside the stars of a box, and the fewest of those, for their scatter.
@@ -32,8 +32,8 @@ class Stars:
 class Surface:
     """A low-order Legendre surface over a field, and what the stars scatter about it.
 
-    `terms` (n,) and their `covariance` (n, n), sorted as `TERMS`; `scatter` is the standard deviation that
-    single stars add to their noise.
+    `terms` (n,) and their `covariance` (n, n), sorted as `legendre_weights` does; `scatter` is the standard
+    deviation that single stars add to their noise.
     """
 
     terms: Float64
@@ -43,13 +43,9 @@ class Surface:
     scatter: float
     minus_2_log: float
     """-2 ln(likelihood), with that of so many outliers."""
-    x: Float64
-    """Places, (n_star,) pixels."""
-    y: Float64
+    stars: Stars
     residual: Float64
-    """Value minus surface."""
-    noise2: Float64
-    """Variance of each value without scatter."""
+    """Value minus surface, (n_star,)."""
     inlier: Float64
     """Probability of each star to be no outlier."""
     density: float
@@ -97,15 +93,15 @@ class Surface:
         return float(np.sqrt(np.mean((values - values[4]) ** 2)))
 
     def _values(self, x: Float64, y: Float64) -> Float64:
-        return _basis(x, y, self.shape, self.order) @ self.terms
+        return legendre_weights(self.order, x, y, self.shape) @ self.terms
 
     def _variance(self, x: float, y: float) -> float:
-        basis = _basis(np.array([x]), np.array([y]), self.shape, self.order)[0]
+        basis = legendre_weights(self.order, x, y, self.shape)[0]
         return float(basis @ self.covariance @ basis)
 
     def within(self, x: float, y: float, half_px: float) -> NDArray[np.bool_]:
         """Which stars lie in a box of the field."""
-        return np.asarray((np.abs(self.x - x) <= half_px) & (np.abs(self.y - y) <= half_px))
+        return np.asarray((np.abs(self.stars.x - x) <= half_px) & (np.abs(self.stars.y - y) <= half_px))
 
     def scatter_near(self, x: float, y: float, half_px: float) -> float:
         """Scatter of the stars in a box, drawn towards that of the field; the field's if stars are few.
@@ -121,7 +117,7 @@ class Surface:
         scatter2 = max(self.scatter**2, float(np.median(residual2[inside])) / 0.455)
         for _ in range(30):
             before = scatter2
-            var = self.noise2 + scatter2
+            var = self.stars.noise2 + scatter2
             inlier = count * _inlier(residual2, var, self.density)
             slope = (inlier * (residual2 - var) / var**2).sum()
             scatter2 = max(scatter2 + slope / (inlier / var**2).sum(), 0.0)
@@ -167,7 +163,7 @@ def fit_surface(
     )
     tried = [min(wide, narrow, key=lambda one: one.minus_2_log)]
     for order in (1, 2) if shape is not None else ():
-        if n >= STARS_PER_TERM * (order + 1) * (order + 2) // 2:
+        if n >= STARS_PER_TERM * n_terms(order):
             lower = tried[-1]
             tried.append(_fit(stars, lower.shape, order, (lower.residual, lower.scatter**2, lower.density)))
     # The last factor is that of few stars (Hurvich & Tsai 1989).
@@ -183,7 +179,7 @@ def fit_surface(
 def _fit(stars: Stars, shape: tuple[int, int], order: int, start: tuple[Float64, float, float]) -> Surface:
     """Most likely surface of one order, from residuals, squared scatter and density of outliers."""
     values, noise2 = stars.values, stars.noise2
-    basis = _basis(stars.x, stars.y, shape, order)
+    basis = legendre_weights(order, stars.x, stars.y, shape)
     residual, scatter2, density = start
     for _ in range(100):
         before = scatter2
@@ -212,20 +208,11 @@ def _fit(stars: Stars, shape: tuple[int, int], order: int, start: tuple[Float64,
     log_likelihood = np.log((1 - part) * (gaussian + density)).sum() + _PRESUMED_STARS * (
         _PRESUMED_OUTLIERS * np.log(part) + (1 - _PRESUMED_OUTLIERS) * np.log(1 - part)
     )
-    return Surface(
-        terms, covariance, shape, float(np.sqrt(scatter2)), float(-2 * log_likelihood),
-        stars.x, stars.y, residual, noise2, inlier, density,
-    )  # fmt: skip
+    scatter, minus_2_log = float(np.sqrt(scatter2)), float(-2 * log_likelihood)
+    return Surface(terms, covariance, shape, scatter, minus_2_log, stars, residual, inlier, density)
 
 
 def _inlier(residual2: Float64, var: Float64, density: float) -> Float64:
     """Probability of each star to be no outlier."""
     gaussian = np.exp(-0.5 * residual2 / var) / np.sqrt(2 * np.pi * var)
     return np.asarray(gaussian / (gaussian + density))
-
-
-def _basis(x: Float64, y: Float64, shape: tuple[int, int], order: int) -> Float64:
-    """Legendre terms at places, (n, n_term)."""
-    u, v = (2 * p / max(size - 1, 1) - 1 for p, size in ((x, shape[1]), (y, shape[0])))
-    along = [[np.ones_like(p), p, 1.5 * p * p - 0.5] for p in (u, v)]
-    return np.column_stack([along[0][i] * along[1][j] for i, j in TERMS if i + j <= order])
