@@ -191,9 +191,7 @@ def plan_subtraction(
         F_D=maker.scale_d,
         F_S=F_S,
         limiting_flux=_DETECTION * noise / F_S,
-        leak=largest_beyond(
-            np.maximum(np.abs(kernel_n), np.abs(kernel_r) * (flux_r / flux_n)) / noise, margin
-        ),
+        leak=largest_beyond(response, margin),
         kernel_radius_px=max(energy_radius(kernel, margin) for kernel in (kernel_n, kernel_r)),
     )
 

@@ -1,6 +1,8 @@
 """No-data pixels of an image pair: what takes their place in a transform, and how far they reach."""
 
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,37 +24,61 @@ _MISFIT = 0.5
 _LARGEST_HOLE = 25
 
 
-def without_holes(
+@dataclass(frozen=True)
+class Holes:
+    """No-data pixels of n pairs, on the device of their planes, each (n, y, x) bool."""
+
+    new: Array
+    ref: Array
+    lost: Array
+    """What no result is given for."""
+    planes: list[Array]
+    """The planes that have the holes: science, reference, and their variances, (n, y, x) float32."""
+    factors: tuple[float, float, float, float]
+    """What brings the pixels of the other image to the scale of each plane."""
+
+    def filled(self, space: Namespace, which: int, part: slice) -> Array:
+        """Rows of a plane without NaN.
+
+        A hole takes the other image's pixels, so that a star with a hole in one image does not ring; where
+        both have none it takes zero.
+        """
+        bad, bad_other = (self.new, self.ref) if which % 2 == 0 else (self.ref, self.new)
+        bad, bad_other = bad[:, part], bad_other[:, part]
+        rows = self.planes[which][:, part]
+        if not bad.any():
+            return rows
+        full = space.xp.where(bad, self.planes[which ^ 1][:, part] * self.factors[which], rows)
+        full[bad & bad_other] = 0
+        return full
+
+
+def find_holes(
     space: Namespace, plan: SubtractionPlan, planes: list[Array], shifts: NDArray[np.float64]
-) -> tuple[list[Array], Array | None]:
-    """Planes with every hole filled, and what the holes cost; None where there is none."""
+) -> Holes | None:
+    """Holes of pairs whose science image will be moved by -shifts (n, 2); None where there is none.
+
+    Planes are those of science and reference, then their variances, (n, y, x) float32.
+    """
     new, ref, var_new, var_ref = planes
     # A shift of half a pixel brings in what nobody saw.
     whole = not (np.abs(shifts) >= 0.5).any()
     if whole and _all_usable(new, var_new, plan.sigma_n) and _all_usable(ref, var_ref, plan.sigma_r):
-        return planes, None
+        return None
     bad_new, bad_ref = ~_usable(new, var_new, plan.sigma_n), ~_usable(ref, var_ref, plan.sigma_r)
-    both = bad_new & bad_ref
-    ratio = plan.flux_ratio
-    full = [
-        filled(space.xp, new, bad_new, ref * ratio, both),
-        filled(space.xp, ref, bad_ref, new / ratio, both),
-        filled(space.xp, var_new, bad_new, var_ref * ratio**2, both),
-        filled(space.xp, var_ref, bad_ref, var_new / ratio**2, both),
-    ]
     # How far holes reach is worked out on the host: it is a matter of few pixels and many branches.
-    bright = to_host(new), to_host(ref * ratio)
-    holes_new, holes_ref = to_host(bad_new), to_host(bad_ref)
-    lost = np.empty(holes_new.shape, bool)
+    host_new, host_ref, host_bad_new, host_bad_ref = (to_host(one) for one in (new, ref, bad_new, bad_ref))
+    lost = np.empty(host_bad_new.shape, bool)
     for i, (dx, dy) in enumerate(shifts):
         lost[i] = widened(
-            moved(holes_new[i], dx, dy) | holes_ref[i],
-            holes_new[i] & holes_ref[i],
-            (bright[0][i], bright[1][i]),
+            moved(host_bad_new[i], dx, dy) | host_bad_ref[i],
+            host_bad_new[i] & host_bad_ref[i],
+            ((host_new[i], 1.0), (host_ref[i], plan.flux_ratio)),
             plan.leak,
             plan.kernel_radius_px,
         )
-    return full, space.moved(lost)
+    ratio = plan.flux_ratio
+    return Holes(bad_new, bad_ref, space.moved(lost), planes, (ratio, 1 / ratio, ratio**2, 1 / ratio**2))
 
 
 def _all_usable(image: Array, variance: Array, sigma: float) -> bool:
@@ -68,14 +94,6 @@ def _usable(image: Array, variance: Array, sigma: float) -> Array:
     inside &= variance >= 0
     inside &= variance <= _LARGEST_VALUE * sigma**2
     return inside
-
-
-def filled(xp: Any, plane: Array, bad: Array, other: Array, both: Array) -> Array:
-    """A plane without NaN, NumPy or torch. A hole takes the other image's pixels (already on this one's
-    scale), so that a star with a hole in one image does not ring; where both have none it takes zero."""
-    full = xp.where(bad, other, plane)
-    full[both] = 0
-    return full
 
 
 def moved(bad: NDArray[np.bool_], dx: float, dy: float) -> NDArray[np.bool_]:
@@ -96,7 +114,7 @@ def moved(bad: NDArray[np.bool_], dx: float, dy: float) -> NDArray[np.bool_]:
 def widened(
     bad: NDArray[np.bool_],
     unfilled: NDArray[np.bool_],
-    brightness: tuple[Image, Image],
+    images: Iterable[tuple[Image, float]],
     leak: NDArray[np.float64],
     radius: float,
 ) -> NDArray[np.bool_]:
@@ -109,8 +127,8 @@ def widened(
     ----------
     bad, unfilled : (y, x) bool
         No data in either image; no data in both, so that zero took its place.
-    brightness : two (y, x) float32
-        Both images in electrons of the first; NaN is no data.
+    images : two of ((y, x) float32, float)
+        Both images, and what makes them electrons of the first; NaN is no data.
     leak : (n,) float
         Largest response of the score, in its standard deviations, to one electron n pixels away or farther.
     radius : float
@@ -131,8 +149,8 @@ def widened(
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             y, x = np.clip(rows + dy, 0, height - 1), np.clip(columns + dx, 0, width - 1)
-            for image in brightness:
-                np.fmax(beside, np.abs(image[y, x]), out=beside)
+            for image, factor in images:
+                np.fmax(beside, np.abs(image[y, x]) * np.float32(factor), out=beside)
     hidden = beside * size * np.where(unfilled[rows, columns], _HIDDEN, _MISFIT)
     # The first distance at which the hidden light moves the score by less than its noise.
     distance = np.searchsorted(-leak, -1 / np.maximum(hidden, 1e-30))
@@ -149,5 +167,6 @@ def widened(
         middle = places[near] + dy * stride
         np.add.at(flat, middle - half, 1)
         np.add.at(flat, middle + half + 1, -1)
-    out = np.cumsum(runs, axis=1)[reach : reach + height, reach : reach + width] > 0
+    np.cumsum(runs, axis=1, out=runs)
+    out = runs[reach : reach + height, reach : reach + width] > 0
     return out | bad

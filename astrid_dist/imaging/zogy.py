@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from astrid_dist.errors import InputError
 from astrid_dist.imaging.arrays import Array, Namespace, namespace
 from astrid_dist.imaging.filters import SubtractionPlan, halo_px, plan_subtraction
-from astrid_dist.imaging.no_data import without_holes
+from astrid_dist.imaging.no_data import Holes, find_holes
 
 __all__ = ["Subtraction", "SubtractionPlan", "halo_px", "plan_subtraction", "subtract"]
 
@@ -157,8 +157,8 @@ def _subtract_block(
 
     Rows are taken a few at a time wherever they do not depend on each other, so that they stay in the cache.
     """
-    planes, bad = without_holes(space, plan, planes, shifts)
-    spectra = [space.along_columns(rows) for rows in _transformed_rows(space, plan, planes)]
+    holes = find_holes(space, plan, planes, shifts)
+    spectra = [space.along_columns(rows) for rows in _transformed_rows(space, plan, planes, holes)]
     for part in _rows(space, plan, plan.padded[0]):
         _filter(space, plan, [spectrum[:, part] for spectrum in spectra], shifts, part)
     S_n, S_r, V, D = (space.along_columns(spectrum, inverse=True) for spectrum in spectra)
@@ -181,18 +181,20 @@ def _subtract_block(
         space.xp.subtract(of_n, of_r, out=score)
         if errors.any():
             _add_squared(sigma, of_r, ratio_variance)
-        if bad is not None or not sigma.min() > 0:
+        if holes is not None or not sigma.min() > 0:
             lost = sigma <= 0
-            if bad is not None:
-                lost |= bad[:, part]
+            if holes is not None:
+                lost |= holes.lost[:, part]
             sigma[lost] = np.nan
             difference[lost] = np.nan
         space.xp.sqrt(sigma, out=sigma)
         score /= sigma
 
 
-def _transformed_rows(space: Namespace, plan: SubtractionPlan, planes: list[Array]) -> Iterator[Array]:
-    """Planes, each put at [1, 1] of a grid of zeros, transformed along rows."""
+def _transformed_rows(
+    space: Namespace, plan: SubtractionPlan, planes: list[Array], holes: Holes | None
+) -> Iterator[Array]:
+    """Planes, each without its holes and put at [1, 1] of a grid of zeros, transformed along rows."""
     height, width = plan.shape
     count, columns = len(planes[0]), plan.padded[1]
     spectra = space.scratch((len(planes), count, plan.padded[0], columns // 2 + 1))
@@ -200,12 +202,12 @@ def _transformed_rows(space: Namespace, plan: SubtractionPlan, planes: list[Arra
     grid = space.empty((count, parts[0].stop, columns))
     grid[..., 0] = 0
     grid[..., width + 1 :] = 0
-    for plane, spectrum in zip(planes, spectra, strict=True):
+    for which, (plane, spectrum) in enumerate(zip(planes, spectra, strict=True)):
         spectrum[:, 0] = 0
         spectrum[:, height + 1 :] = 0
         for part in parts:
             rows = grid[:, : part.stop - part.start]
-            rows[..., 1 : width + 1] = plane[:, part]
+            rows[..., 1 : width + 1] = holes.filled(space, which, part) if holes else plane[:, part]
             spectrum[:, part.start + 1 : part.stop + 1] = space.fft.rfft(rows)
         yield spectrum
 
