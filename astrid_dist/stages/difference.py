@@ -162,6 +162,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     outer = core.widened(pair.halo, *pair.shape)
     science, template = pair.science(outer), pair.template(outer)
     read = perf_counter()
+    pair = pair.registered(science, template)
     made = subtract_tiles(pair, core, science, template, options.astrometric_sigma_px, options.renormalise)
     grading.measure_tiles(pair, made, science, template)
     metrics, good_pixels = grading.grade_tiles(pair, made, options.resolved_thresholds)

@@ -13,6 +13,7 @@ from astrid_dist.imaging import zogy
 from astrid_dist.imaging.defects import mend
 from astrid_dist.imaging.masks import source_free
 from astrid_dist.imaging.noise import neighbour_correlation
+from astrid_dist.imaging.phase_offset import phase_offset
 from astrid_dist.imaging.psf import evaluate as psf_at
 from astrid_dist.imaging.stars import StarList
 from astrid_dist.stages.blocks import Planes, Window, field_shape, read_planes, read_stars
@@ -124,6 +125,16 @@ class Pair:
     def science(self, window: Window) -> Planes:
         """The epoch on a window, small defects mended."""
         return _mended(read_planes(self.survey, window, epoch=self.index), self.fwhm_px)
+
+    def registered(self, science: Planes, template: Template) -> "Pair":
+        """The pair with an offset by the light both images share, where stars were too few to tell it."""
+        if np.isfinite([self.comparison.dx, self.comparison.dy]).all():
+            return self
+        widths = self.fwhm_px, max(float(self.made["fwhm"]), 2.0)
+        offset = phase_offset(science.image, template.planes.image, widths)
+        if not np.isfinite([offset.dx, offset.dy]).all():
+            return self
+        return replace(self, comparison=self.comparison.with_offset(offset))
 
     def template(self, window: Window) -> Template:
         """The reference on a window, kept for the epochs that follow."""
