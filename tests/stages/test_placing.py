@@ -9,7 +9,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from astrid_dist.engine.serial import SerialEngine
+from astrid_dist.imaging.registration import match_stars, measure_offset
 from astrid_dist.imaging.resampling import Grid
+from astrid_dist.imaging.stars import StarList
 from astrid_dist.stages.exposure import PsfModel
 from astrid_dist.stages.run import run_stage
 from astrid_dist.store.opening import open_survey
@@ -192,3 +194,51 @@ def test_the_psf_of_a_field_follows_its_size_and_seeing(side, order, arcsec, wan
     assert (model.order, model.oversampling) == wanted
     assert model.sizes["v"] == wanted[1] * (model.box - 1) + 1
     assert model.sizes["psf_term"] == (wanted[0] + 1) * (wanted[0] + 2) // 2
+
+
+def quarters(cube, epoch):
+    """Offset (x, y) of an epoch's clean stars from the first epoch's in each quarter of a field, pixels."""
+    lists = []
+    for index in (0, epoch):
+        row = cube.isel(epoch=index)
+        columns = {name: row[f"star_{name}"].values for name in ("x", "y", "flux", "flux_err", "flags")}
+        known = np.isfinite(columns["x"])
+        lists.append(
+            StarList(**{name: one[known] for name, one in columns.items()}, fwhm_px=float(row["fwhm"]))
+        )
+    first, second = lists
+    height, width = cube.sizes["y"], cube.sizes["x"]
+    found = []
+    for low, left in [(low, left) for low in (0, 1) for left in (0, 1)]:
+        here = (first.y // (height / 2) == low) & (first.x // (width / 2) == left)
+        part = StarList(*(getattr(first, name)[here] for name in ("x", "y", "flux", "flux_err", "flags")))
+        offset = measure_offset(second, part, *match_stars(second, part, 1.5))
+        if offset.n >= 10:
+            found.append((offset.dx, offset.dy))
+    return np.array(found)
+
+
+@pytest.mark.realdata
+def test_raw_saao_frames_come_onto_one_grid(realdata, tmp_path):
+    files = [realdata / f"saao_iband_series/images/AKB13475I{k}.fits.gz" for k in ("0001", "0169", "0171")]
+    assert ingest(tmp_path / "s.zarr", files, band="I").done == 3
+    cube = open_survey(tmp_path / "s.zarr")["F/I"]
+    assert cube["verdict"].values.tolist() == ["good"] * 3
+    shifts = [str(one).partition("shift ")[2].partition(")")[0] for one in cube["reason"].values]
+    assert shifts[1].startswith("(27.5")
+    assert shifts[2].startswith("(-139.4")
+    for epoch in (1, 2):
+        offsets = quarters(cube, epoch)
+        assert len(offsets) >= 2
+        assert np.abs(offsets).max() < 0.05
+
+
+@pytest.mark.realdata
+def test_two_frames_without_gain_or_wcs_are_ingested(realdata, tmp_path):
+    files = sorted((realdata / "properimage_eso085").glob("*.fit.gz"))
+    assert ingest(tmp_path / "s.zarr", files).done == 2
+    cube = open_survey(tmp_path / "s.zarr")["F/Clear"]
+    assert cube["verdict"].values.tolist() == ["good", "good"]
+    assert cube["gain_estimated"].values.all()
+    assert 1.1 < float(cube["gain"].min()) <= float(cube["gain"].max()) < 1.6
+    assert np.abs(quarters(cube, 1)).max() < 0.05
