@@ -51,6 +51,10 @@ class Members:
     """Of each but the first, with the first."""
     psfs: list[NDArray[np.float32]]
     """PSF terms of each."""
+    order: int
+    """Of the PSF terms."""
+    oversampling: int
+    """Samples of the PSF terms to a pixel."""
     shape: tuple[int, int]
     """Height and width of the field, pixels."""
     noise: NDArray[np.float64]
@@ -67,8 +71,7 @@ class Members:
     @property
     def box(self) -> int:
         """Side of the PSF in pixels."""
-        side, samples = self.psfs[0].shape[-1], int(self.reader.attributes.get("oversampling", 1))
-        return int((side - 1) // samples + 1)
+        return int((self.psfs[0].shape[-1] - 1) // self.oversampling + 1)
 
     def place(self, x: float, y: float, half_px: float) -> Place:
         """The epochs against the first in a square of the field."""
@@ -88,9 +91,9 @@ class Members:
 
     def stamps(self, x: float, y: float) -> NDArray[np.float32]:
         """PSF of each epoch at a place, (k, v, u)."""
-        order = int(self.reader.attributes["psf_order"])
-        samples = int(self.reader.attributes.get("oversampling", 1))
-        return np.stack([psf.evaluate(one, order, x, y, self.shape, samples) for one in self.psfs])
+        return np.stack(
+            [psf.evaluate(one, self.order, x, y, self.shape, self.oversampling) for one in self.psfs]
+        )
 
     def filters(self, stack: Stack) -> Transforms:
         """Of the chosen method."""
@@ -98,8 +101,7 @@ class Members:
 
     def psf_terms(self) -> NDArray[np.float32]:
         """PSF of the result: Legendre terms of the survey's order, a sample to a pixel."""
-        order = int(self.reader.attributes["psf_order"])
-        height, width = self.shape
+        order, (height, width) = self.order, self.shape
         # Two more places per axis than the order needs.
         ys, xs = ((np.arange(order + 2) + 0.5) / (order + 2) * side for side in (height, width))
         places = [(x, y) for y in ys for x in xs]
@@ -132,7 +134,10 @@ def open_members(reader: ProductReader, indices: Sequence[int], radius_px: float
     scales = np.array([1.0, *(1 / one.flux_ratio for one in comparisons)])
     noise = np.array([float(np.nanmedian(reader.read("background_rms", epoch=index))) for index in indices])
     psfs = [reader.read("psf", epoch=index) for index in indices]
-    return Members(reader, indices, rows, comparisons, psfs, shape, noise * scales, proper)
+    order, oversampling = (int(reader.attributes[name]) for name in ("psf_order", "oversampling"))
+    return Members(
+        reader, indices, rows, comparisons, psfs, order, oversampling, shape, noise * scales, proper
+    )
 
 
 def combine_window(members: Members, window: Window, clip_sigma: float) -> dict[str, NDArray[Any]]:
