@@ -58,6 +58,28 @@ def profiles():
     return _markdown(["profile", "what", "arcsec per pixel", "PSF box, pixels"], rows)
 
 
+def quality():
+    """Metrics of a subtraction with the generic thresholds."""
+    from astrid_dist.imaging.quality import METRICS
+    from astrid_dist.surveys.profile import resolve_thresholds
+
+    generic = resolve_thresholds("generic")
+    rows = []
+    for one in METRICS.values():
+        bounds = generic.of(one.name)
+        ranges = [_range(getattr(bounds, name)) if bounds else "" for name in ("green", "yellow", "orange")]
+        weight = ("hard" if one.hard else "soft") if bounds else "not judged"
+        rows.append([f"`{one.name}`", one.long_name, one.unit, weight, *ranges])
+    return _markdown(["metric", "what", "unit", "weight", "green", "yellow", "orange"], rows)
+
+
+def _range(limits):
+    low, high = limits
+    if low is None:
+        return f"≤ {high:g}"
+    return f"≥ {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
 def benchmarks():
     """What `make bench` measured last in this checkout."""
     path = ROOT / "build" / "bench.json"
@@ -97,5 +119,6 @@ TABLES = {
     "products": products,
     "flags": flags,
     "profiles": profiles,
+    "quality": quality,
     "benchmarks": benchmarks,
 }

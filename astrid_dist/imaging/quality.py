@@ -19,6 +19,10 @@ _YELLOW, _ORANGE, _RED = (0.8, 0.5), (0.5, 0.1), 0.0
 _SOFT_FLOOR = 0.05
 #: Metrics of a reason that are said in full.
 _SAID = 4
+#: Share of an epoch in its own reference from which on it is all of it.
+_WHOLE = 0.99
+#: Correlation of neighbours that widens S_corr by a tenth or more.
+_CORRELATED = 0.1
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class Judgement:
     """Of every metric that was measured and has thresholds."""
 
 
-def judge(values: Mapping[str, float | None], thresholds: Thresholds) -> Judgement:
+def judge(
+    values: Mapping[str, float | None], thresholds: Thresholds, *, reference_share: float = 0.0
+) -> Judgement:
     """Score, verdict and reason of a subtraction.
 
     Parameters
@@ -103,6 +109,9 @@ def judge(values: Mapping[str, float | None], thresholds: Thresholds) -> Judgeme
         Metrics by name; NaN or None is not measured and does not count. Others than `METRICS` are ignored.
     thresholds : Thresholds
         Ranges of the survey; a metric without one is not judged.
+    reference_share : float
+        Weight of the epoch in its own reference, 0 to 1. What it shares cancels, noise too: then a narrow
+        S_corr is not held against it. One that is all of its reference shows nothing, and is red.
 
     Returns
     -------
@@ -114,11 +123,15 @@ def judge(values: Mapping[str, float | None], thresholds: Thresholds) -> Judgeme
     bounds = {name: found for name in METRICS if (found := thresholds.of(name)) is not None}
     measured = {name: float(v) for name in METRICS if (v := values.get(name)) is not None and isfinite(v)}
     known = {name: measured[name] for name in bounds if name in measured}
+    if reference_share > 0 and known.get("score_std", 1.0) < 1:
+        del known["score_std"]
+    if reference_share >= _WHOLE:
+        return Judgement(0.0, "red", "it is its own reference: nothing is left to be seen", {})
     colours = {name: bounds[name].colour(value) for name, value in known.items()}
     scores = {name: _score(value, bounds[name]) for name, value in known.items()}
     hard = [name for name in known if METRICS[name].hard]
     soft = [name for name in known if not METRICS[name].hard]
-    missing = [name for name in bounds if METRICS[name].hard and name not in known]
+    missing = [name for name in bounds if METRICS[name].hard and name not in measured]
     unmeasured = f"not measured: {', '.join(missing)}" if missing else ""
     if not hard:
         return Judgement(0.0, "red", unmeasured or "no threshold is set", colours)
@@ -129,10 +142,11 @@ def judge(values: Mapping[str, float | None], thresholds: Thresholds) -> Judgeme
     if worst_soft <= COLOURS.index("orange") and worst_soft < worst:
         worst -= 1
     causes = likely_causes(measured, colours, bounds)
-    # Worst first, hard before soft, then in the order of the table.
+    shows_it = next(iter(causes.values()), ())
+    # What shows the first cause, then worst first, hard before soft, in the order of the table.
     wrong = sorted(
         (name for name in known if colours[name] != "green"),
-        key=lambda name: (COLOURS.index(colours[name]), not METRICS[name].hard),
+        key=lambda name: (name not in shows_it, COLOURS.index(colours[name]), not METRICS[name].hard),
     )
     parts = [_sentence(name, known[name], bounds[name]) for name in wrong[:_SAID]]
     if wrong:
@@ -162,58 +176,68 @@ def _sentence(name: str, value: float, bounds: Bounds) -> str:
     side, _ = bounds.limit(value)
     colour = bounds.colour(value)
     step = 2 - COLOURS.index(colour)  # yellow: limit of green; red: limit of orange
-    limit = bounds.limits(side)[step]
-    return f"{METRICS[name].said.format(_shown(value))} ({colour} {side} {_shown(limit or 0.0)})"
+    limit = _shown(bounds.limits(side)[step] or 0.0)
+    shown = _shown(value) if _shown(value) != limit else _shown(value, 4)
+    return f"{METRICS[name].said.format(shown)} ({colour} {side} {limit})"
 
 
-def _shown(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) < 10 else f"{value:.3g}"
+def _shown(value: float, digits: int = 2) -> str:
+    """About two digits, and never a power of ten."""
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.{digits}g}"
 
 
 def likely_causes(
     values: Mapping[str, float], colours: Mapping[str, Colour], bounds: Mapping[str, Bounds]
-) -> list[str]:
-    """What an observer would suspect, most telling first; empty where nothing is amiss.
+) -> dict[str, tuple[str, ...]]:
+    """What an observer would suspect, most telling first, and the metrics that show it.
 
     Causes in the image (trailed, clouded, moonlit) are named beside each other; what only the subtraction
-    shows (shifted, wrong PSF, wrong noise) is named where the image does not explain it.
+    shows (wrong PSF, wrong flux scale, wrong noise) is named where the image does not explain it.
     """
 
-    def off(*names: str, side: str = "") -> bool:
-        return any(
-            colours.get(name, "green") != "green"
-            and (not side or bounds[name].limit(values[name])[0] == side)
+    def off(*names: str, side: str = "") -> tuple[str, ...]:
+        """Those that are not green, on a side of it if one is named."""
+        return tuple(
+            name
             for name in names
+            if colours.get(name, "green") != "green"
+            and (not side or bounds[name].limit(values[name])[0] == side)
         )
 
     def badly(name: str) -> bool:
         return colours.get(name) in ("orange", "red")
 
     if badly("matched_fraction") and (off("residual_ratio") or "residual_ratio" not in colours):
-        return ["wrong reference or field"]
-    rules = (
-        ("trailed", off("elongation")),
-        ("clouded", off("transparency", side="below")),
-        ("moonlit or bright sky", off("sky_ratio", side="above")),
-        ("saturated", off("saturated_fraction")),
-        ("bad pixels or little overlap", off("bad_fraction")),
-        ("poor seeing", off("seeing")),
-        ("shifted", off("displacement")),
-    )
-    causes = [cause for cause, found in rules if found]
-    left = off("residual_ratio", "psf_width_error", "psf_chi2")
-    if (left or (off("match_chi2") and not off("score_std"))) and not causes:
-        return ["wrong PSF" if not off("flux_left") or off("psf_width_error") else "wrong flux scale"]
-    if off("psf_width_error") and badly("residual_ratio") and "trailed" not in causes:
-        causes.append("wrong PSF")
+        return {"wrong reference or field": off("matched_fraction", "residual_ratio")}
+    rules = {
+        "trailed": off("elongation"),
+        "clouded": off("transparency", side="below"),
+        "moonlit or bright sky": off("sky_ratio", side="above"),
+        "saturated": off("saturated_fraction"),
+        "bad pixels or little overlap": off("bad_fraction"),
+        "poor seeing": off("seeing"),
+        "shifted": off("displacement"),
+    }
+    causes = {cause: shown for cause, shown in rules.items() if shown}
+    left = off("residual_ratio", "psf_width_error", "psf_chi2", "flux_left")
+    if not off("score_std"):
+        left += off("match_chi2")
+    if left and not causes:
+        scale = "flux_left" in left and "psf_width_error" not in left
+        return {"wrong flux scale" if scale else "wrong PSF": left}
+    if "psf_width_error" in left and badly("residual_ratio") and "trailed" not in causes:
+        causes["wrong PSF"] = left
     if off("sky_gradient") and "moonlit or bright sky" not in causes:
-        causes.append("uneven sky")
-    if off("score_std", "peaks") and not causes:
-        correlated = max(values.get("correlation_n", 0.0), values.get("correlation_r", 0.0)) > 0.1
-        return ["correlated noise" if correlated and off("score_std", side="above") else "wrong noise"]
-    if off("dx", "dy", "offset_scatter") and not causes:
-        return ["poor astrometry"]
-    return causes
+        causes["uneven sky"] = off("sky_gradient")
+    if causes:
+        return causes
+    if off("score_std", "peaks"):
+        correlated = max(values.get("correlation_n", 0.0), values.get("correlation_r", 0.0)) > _CORRELATED
+        noise = "correlated noise" if correlated and off("score_std", side="above") else "wrong noise"
+        return {noise: off("score_std", "peaks")}
+    if off("dx", "dy", "offset_scatter"):
+        return {"poor astrometry": off("dx", "dy", "offset_scatter")}
+    return {"few stars": off("n_matched")} if badly("n_matched") else {}
 
 
 def combine(parts: Sequence[tuple[Mapping[str, float | None], float]]) -> dict[str, float]:

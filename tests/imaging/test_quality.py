@@ -153,6 +153,25 @@ def test_parts_weigh_by_their_pixels_and_what_was_not_measured_does_not_count():
     assert combine([]) == {}
 
 
+def test_an_epoch_in_its_own_reference_is_not_blamed_for_the_noise_that_cancels():
+    narrow = ALL_GREEN | {"score_std": 0.5}
+    assert judge(narrow, GENERIC).verdict == "yellow"
+    shared = judge(narrow, GENERIC, reference_share=0.3)
+    assert (shared.verdict, shared.reason) == ("green", "")
+    wide = judge(ALL_GREEN | {"score_std": 1.5}, GENERIC, reference_share=0.3)
+    assert wide.verdict == "yellow"
+    alone = judge(ALL_GREEN | {"score_std": 0.0}, GENERIC, reference_share=1.0)
+    assert (alone.verdict, alone.score) == ("red", 0.0)
+    assert "its own reference" in alone.reason
+
+
+def test_the_cause_stands_before_the_metric_that_shows_it():
+    verdict = judge(ALL_GREEN | {"n_matched": 3, "displacement": 0.07, "depth_lost": 2.0}, GENERIC)
+    assert verdict.reason.startswith("shifted: stars are displaced by 0.07 px in the difference (yellow")
+    few = judge(ALL_GREEN | {"n_matched": 5}, GENERIC)
+    assert few.reason == "few stars: 5 matched stars (orange below 8)"
+
+
 def test_depth_is_lost_against_the_profile_or_else_against_the_field():
     assert depth_lost(20.0, 20.8) == pytest.approx(0.8)
     assert depth_lost(20.0, None, [20.5, float("nan"), 21.0, 20.0]) == pytest.approx(0.5)
