@@ -26,7 +26,7 @@ _SAME_PX = 1e-3
 _FILLED = (
     Flag.NO_DATA | Flag.BAD | Flag.COSMIC_RAY
 )  # their values mean nothing and would ring through the spline
-_BIT_FILLED, _BIT_OUTSIDE, _BIT_NO_DATA = 1 << 20, 1 << 21, 1 << 22
+_BIT_FILLED, _BIT_OUTSIDE, _BIT_NO_DATA, _BIT_MISSING = 1 << 20, 1 << 21, 1 << 22, 1 << 23
 _PAD = 4
 
 
@@ -288,8 +288,9 @@ def _resample_mask(
             outer = np.roll(outer, 1, axis) | outer | np.roll(outer, -1, axis) | np.roll(outer, -2, axis)
         size = mask.shape[axis]
         first.append((np.clip(pixel, -2, size + 1) + _PAD).astype(np.intp))
-    reached: NDArray[np.uint32] = outer[first[0], first[1]]
-    missing: NDArray[np.bool_] = (inner[first[0], first[1]] & _BIT_NO_DATA) != 0
+    joined = outer | np.where((inner & _BIT_NO_DATA) != 0, np.uint32(_BIT_MISSING), np.uint32(0))
+    reached: NDArray[np.uint32] = joined.ravel()[first[0] * joined.shape[1] + first[1]]
+    missing: NDArray[np.bool_] = (reached & _BIT_MISSING) != 0
     out = (reached & (0xFFFF ^ int(Flag.NO_DATA))).astype(np.uint16)
     out[((reached & (_BIT_FILLED | _BIT_NO_DATA)) != 0) & ~missing] |= int(Flag.INTERPOLATED)
     out[((reached & _BIT_OUTSIDE) != 0) & ~missing] |= int(Flag.EDGE)
