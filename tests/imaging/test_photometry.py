@@ -7,6 +7,8 @@ from astrid_dist.imaging.photometry import fit_star_fluxes, forced_flux
 from astrid_dist.imaging.psf import moffat, shift
 from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.stars import StarList, measure_stars
+from tests.starfield import Optics
+from tests.starfield import paint as paint_field
 
 
 @pytest.mark.parametrize("sky", [3.0, 300.0])
@@ -97,3 +99,46 @@ def test_psf_fluxes_separate_close_pairs(paint):
     assert abs(np.median(ratio) - 1) < 0.02
     assert np.std(ratio) < 0.03
     assert np.all(np.diff(fitted.flux) <= 0)
+
+
+def test_places_and_fluxes_in_a_crowded_field_are_as_good_as_their_errors_say():
+    optics, shape = Optics(4.0, axis_ratio=1.1), (400, 400)
+    field = paint_field(optics, shape, 500, (2e3, 3e5))
+    listed = measure_stars(field.image, field.variance, field.mask, 4.0)
+    terms = measure_psf(field.image, field.variance, field.mask, listed, 63, 4.0).terms
+    fitted = fit_star_fluxes(field.image, field.variance, field.mask, terms, listed)
+    truth = cKDTree(np.column_stack([field.x, field.y]))
+
+    def pulls(stars):
+        distance, i = truth.query(np.column_stack([stars.x, stars.y]))
+        real = distance < 2
+        places = np.concatenate([stars.x - field.x[i], stars.y - field.y[i]])[np.tile(real, 2)]
+        pull = places / np.tile(stars.position_err[real], 2)
+        flux = (stars.flux / field.flux[i] - 1)[real]
+        return 1.4826 * np.median(np.abs(pull)), 1.4826 * np.median(np.abs(flux))
+
+    before, after = pulls(listed), pulls(fitted)
+    assert before[0] > 1.8
+    assert after[0] < 1.35
+    assert after[1] < 0.5 * before[1]
+
+
+def test_stars_are_fitted_with_the_psf_of_their_place():
+    optics, shape = Optics(3.2, growth=0.4), (500, 500)
+    field = paint_field(optics, shape, 80, (3e4, 2e5))
+    terms = np.zeros((3, 63, 63))
+    left, right = (optics.stamp(x, 250, shape) for x in (0, 499))
+    terms[0], terms[2] = (left + right) / 2, (right - left) / 2
+    stars = measure_stars(field.image, field.variance, field.mask, 3.2)
+    one, whole = (
+        fit_star_fluxes(field.image, field.variance, field.mask, terms[: 3 * order or 1], stars, order=order)
+        for order in (0, 1)
+    )
+
+    def slope(fitted):
+        clean = fitted.flags == 0
+        _, i = cKDTree(np.column_stack([field.x, field.y])).query(np.column_stack([fitted.x, fitted.y]))
+        return np.polyfit(fitted.x[clean] / 250 - 1, (fitted.flux / field.flux[i])[clean], 1)[0]
+
+    assert abs(slope(one)) > 0.1
+    assert abs(slope(whole)) < 0.02
