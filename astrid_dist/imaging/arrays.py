@@ -42,10 +42,10 @@ class Namespace:
         return self.device is None or self.device.type == "cpu"
 
     def float32(self, values: Any) -> Array:
-        """Values as float32 on this device; the same array where it already is that."""
+        """Values as float32 on this device, without gradients; the same memory where they already are."""
         if self.device is None:
             return np.asarray(values, dtype=np.float32)
-        return self.xp.as_tensor(values, dtype=self.xp.float32, device=self.device)
+        return self.xp.as_tensor(values, dtype=self.xp.float32, device=self.device).detach()
 
     def moved(self, values: NDArray[Any]) -> Array:
         """A NumPy array on this device, of the same type."""

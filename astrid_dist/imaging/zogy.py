@@ -31,7 +31,7 @@ Numbers: TypeAlias = NDArray[np.float64]
 
 # Padded pixels worked on at once: on a GPU whole tiles, 64 bytes each; elsewhere rows that fit into a cache.
 _BLOCK_PIXELS = 2**26
-_CACHED_PIXELS = 2**16
+_CACHED_PIXELS = 2**17
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ def test_torch_tensors_give_tensors_of_the_same_numbers(plan, stacks, numbers, d
         assert result.score.device == there.match.device
         got = [np.asarray(getattr(result, name).cpu()) for name in ("difference", "score", "sigma_flux")]
         assert_same_but_for_rounding(got, expected, plan)
+    wanted = [torch.from_numpy(stack).to(device).requires_grad_() for stack in stacks]
+    assert not subtract(*wanted, there, **numbers).score.requires_grad
     back = there.to(None)
     assert isinstance(back.match, np.ndarray)
     np.testing.assert_array_equal(back.match, plan.match)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from astrid_dist.imaging.no_data import widened
 from astrid_dist.imaging.zogy import plan_subtraction, subtract
 from tests.imaging.zogy_scenes import gaussian, moffat, noisy, pair, scene
 
@@ -37,6 +38,15 @@ def test_no_data_stays_no_data_one_kernel_radius_wide_and_biases_nobody():
     after = subtract(new, ref, var_new, var_ref, plan)
     far = ndimage.distance_transform_edt(~holes) > 20
     np.testing.assert_allclose(after.score[far], before.score[far], atol=1e-2)
+
+
+@pytest.mark.parametrize("radius", [1.0, 6.3, 20.0])
+def test_holes_in_empty_sky_widen_by_disks(radius):
+    bad = np.random.default_rng(1).random((70, 83)) < 0.004
+    bad[20:30, 60:] = True
+    dark = np.zeros(bad.shape, np.float32)
+    wide = widened(bad, bad, ((dark, 1.0), (dark, 1.0)), np.zeros(30), radius)
+    assert np.array_equal(wide, ndimage.distance_transform_edt(~bad) <= radius)
 
 
 @pytest.mark.parametrize("both", [False, True])
