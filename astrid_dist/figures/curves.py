@@ -95,7 +95,7 @@ def light_curve(
     true_t = np.asarray([] if true_mjd is None else true_mjd, dtype=np.float64)
     start, per_day, label, limits = time_axis(np.concatenate([t, true_t]))
     t, true_t = (t - start) * per_day, (true_t - start) * per_day
-    shown = _side_by_side(t, limits[1] - limits[0])
+    shown = side_by_side(t, limits[1] - limits[0])
     if not np.array_equal(shown, t, equal_nan=True):
         label += "\nequal times side by side"
     figure, axes = new_figure(4.8, 3.0)
@@ -137,10 +137,11 @@ def time_axis(mjd: NDArray[np.float64]) -> tuple[float, float, str, tuple[float,
     return start, per_day, label, (low - margin, high + margin)
 
 
-def _side_by_side(t: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+def side_by_side(t: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     """Points of exactly one time set a little apart, in their order, so that each is seen."""
     shown = t.copy()
-    for time, count in zip(*np.unique(t[np.isfinite(t)], return_counts=True), strict=True):
+    times, counts = np.unique(t[np.isfinite(t)], return_counts=True)
+    for time, count in zip(times[counts > 1], counts[counts > 1], strict=True):
         step = min(0.02, 0.2 / count) * width
         shown[t == time] += step * (np.arange(count) - (count - 1) / 2)
     return shown

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.figures.canvas import INK, legend, new_figure
-from astrid_dist.figures.curves import time_axis
+from astrid_dist.figures.curves import side_by_side, time_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def trend(
     """
     times, names = np.asarray(mjd, dtype=np.float64), np.asarray(verdicts, dtype=object)
     start, per_day, label, limits = time_axis(times)
-    shown = (times - start) * per_day
+    shown = side_by_side((times - start) * per_day, limits[1] - limits[0])
     figure, axes = new_figure(width_in, 0.55 + 1.15 * len(panels), len(panels), 1)
     kinds = [*VERDICTS, ""]
     every = np.atleast_1d(axes)

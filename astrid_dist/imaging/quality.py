@@ -35,7 +35,7 @@ class Metric:
     hard: bool
     """Whether it alone can make an epoch red; soft ones lower the score, and the verdict by one step."""
     combine: Literal["median", "mean", "max"]
-    """How tiles become an epoch: median and mean weighted by good pixels, or the largest in size."""
+    """How tiles become an epoch: median and mean weighted by pixels, or the largest in size."""
     said: str
     """What is wrong, with ``{}`` for the value, where it is not green."""
 
@@ -246,8 +246,9 @@ def combine(parts: Sequence[tuple[Mapping[str, float | None], float]]) -> dict[s
     Parameters
     ----------
     parts : sequence of (metrics, weight)
-        Of tiles or shards; the weight is the number of good pixels. NaN and None do not count. Parts of
-        parts combine too; a median of medians is near the median where parts are alike in size.
+        Of tiles or shards; the weight is the number of pixels, those without data included: a tile with none
+        at all must count in bad_fraction, and in nothing else since the rest is NaN. NaN and None do not
+        count. Parts of parts combine too; a median of medians is near the median where parts are alike.
 
     Returns
     -------

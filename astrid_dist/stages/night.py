@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Epochs whose tiles are drawn, worst first, and of those the ones drawn large.
 MOST_MAPS, LARGE = 60, 3
+#: Epochs drawn in the trend over all nights, the latest.
+MOST_POINTS = 3000
 #: Columns of the table of epochs: metric, heading, format.
 _COLUMNS = (
     ("seeing", "seeing (arcsec)", ".2f"),
@@ -73,9 +75,9 @@ def night_page(url: Any, night: str | float | None = None, fields: Sequence[str]
             page.cards(_headline(table)),
             _wrong(table, set(worst.index)),
             _epochs(table, thresholds, set(worst.index)),
-            _trends(table, thresholds),
+            page.section("Through the night", "", _trend(table, thresholds, "metrics through the night")),
             _maps(product, worst, len(judged) - len(worst)),
-            _nights(every, chosen),
+            _nights(every, chosen, thresholds),
         ],
     )
 
@@ -157,16 +159,13 @@ def _verdict(row: "pd.Series[Any]") -> str:
     return page.chip(str(row["verdict"]), str(row["verdict"]) if row["verdict"] in drawn.VERDICTS else "")
 
 
-def _trends(table: "pd.DataFrame", thresholds: "Thresholds") -> str:
-    try:
-        panels = quality.trend_panels(table, thresholds)
-    except ConfigError as error:
-        return page.section("Through the night", f"Nothing to draw: {error}.")
+def _trend(table: "pd.DataFrame", thresholds: "Thresholds", alt: str) -> str:
+    """The main metrics of epochs against time."""
+    if not table[[quality.PREFIX + name for name in quality.TREND]].notna().any(axis=None):
+        return '<p class="note">None of the main metrics was measured.</p>'
+    panels = quality.trend_panels(table, thresholds)
     figure = drawn.trend(table["mjd"].to_numpy(), panels, table["verdict"].tolist(), width_in=10.5)
-    caption = "Each point is an epoch with its verdict. Dotted: limits of green."
-    return page.section(
-        "Through the night", "", page.figure(figure, caption, "seeing, depth, sky and quality against time")
-    )
+    return page.figure(figure, "Each point is an epoch with its verdict. Dotted: limits of green.", alt)
 
 
 def _maps(product: Product, worst: "pd.DataFrame", left: int) -> str:
@@ -226,15 +225,15 @@ def _pictures(maps: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]
         if name not in maps or name == "tile_verdict":
             continue
         low, high = float(np.nanmin(maps[name])), float(np.nanmax(maps[name]))
-        if low == high and np.isfinite(maps[name]).all() and maps[name].size > 1:
-            continue  # one value for the whole epoch: it is in the table
+        if np.isclose(low, high, rtol=1e-5, atol=0) and np.isfinite(maps[name]).all():
+            continue  # one value for the whole epoch
         unit = one.unit
         caption = f"{name.replace('_', ' ')} {low:.3g} to {high:.3g}{'' if unit in ('', '1') else ' ' + unit}"
         pictures.append((drawn.tile_map_png(maps[name], *ranges[name]), caption))
     return pictures
 
 
-def _nights(every: "pd.DataFrame", chosen: str) -> str:
+def _nights(every: "pd.DataFrame", chosen: str, thresholds: "Thresholds") -> str:
     """All nights of the product: verdicts and medians of each, where there is more than one."""
     nights = [str(name) for name in sorted(set(every["night"])) if name]
     if len(nights) < 2:
@@ -261,6 +260,7 @@ def _nights(every: "pd.DataFrame", chosen: str) -> str:
         "Nights",
         "Every night of this product: how many epochs of each verdict, and the medians of their metrics.",
         page.figure(figure, "", "epochs per night by verdict"),
+        _trend(every.tail(MOST_POINTS), thresholds, "metrics of all nights against time"),
         page.table(header, rows),
     )
 

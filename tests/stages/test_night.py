@@ -99,3 +99,11 @@ def test_the_command_writes_the_page(url, tmp_path):
     assert done.exit_code == 0, done.output
     assert "Night of 2020-01-02" in to.read_text(encoding="utf-8")
     assert str(to) in done.output.replace("\n", "")
+
+
+def test_a_night_of_which_nothing_was_measured_still_has_a_page(tmp_path):
+    url = make(tmp_path / "difference.zarr", epochs=1, nights=1)  # the only epoch is quarantined
+    html = night_page(url)
+    assert "No epoch of this night was subtracted." in html
+    assert "None of the main metrics was measured." in html
+    assert 'href="#' not in html
