@@ -159,25 +159,36 @@ def _padded(stamp: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return out
 
 
-def test_what_stars_leave_becomes_their_error(paint: Callable[..., Field]) -> None:
+@pytest.mark.parametrize(("flux_error", "place_error_px"), [(0.02, 0.0), (0.01, 0.04)])
+def test_what_stars_leave_becomes_their_error(
+    paint: Callable[..., Field], flux_error: float, place_error_px: float
+) -> None:
     rng = np.random.default_rng(7)
     ref = paint(FWHM_R, noise_seed=3, sky=SKY, beta=BETA, faint=5e4, bright=2e5)
     truth = np.full(ref.image.shape, SKY)
     for x, y, flux in zip(ref.x, ref.y, ref.flux, strict=True):
-        dx, dy = rng.normal(0, 0.04, 2)
-        truth += flux * rng.normal(1, 0.02) * moffat_on(ref.image.shape, x + dx, y + dy, FWHM_R, BETA)
+        dx, dy = place_error_px * rng.normal(size=2)
+        truth += flux * rng.normal(1, flux_error) * moffat_on(ref.image.shape, x + dx, y + dy, FWHM_R, BETA)
     new = (rng.poisson(truth) - SKY).astype(np.float32)
     psf = moffat(FWHM_R, BOX, BETA)
     plan = zogy.plan_subtraction(psf, psf, np.sqrt(SKY), np.sqrt(SKY), 1.0, shape=new.shape)
     planes = new, ref.image, truth.astype(np.float32), ref.variance
     plain = zogy.subtract(*planes, plan)
     found = matching.model_error(plain.score, plain.sigma_flux, ref.image, plan)
-    assert found.position_px == pytest.approx(0.04, rel=0.25)
-    assert found.flux == pytest.approx(0.02, rel=0.25)
-    errors = (found.position_px, found.position_px)
-    told = zogy.subtract(*planes, plan, astrometric_sigma=errors, flux_ratio_err=found.flux)
-    assert inner_std(plain.score) > 1.2
-    assert inner_std(told.score) == pytest.approx(1, abs=0.05)
+    if not place_error_px:
+        assert found == pytest.approx(flux_error, rel=0.25)
+    told = zogy.subtract(*planes, plan, flux_ratio_err=found)
+    assert inner_std(plain.score) > 1.1
+    assert inner_std(told.score) == pytest.approx(1, abs=0.06)
+
+
+def test_few_stars_give_no_error(paint: Callable[..., Field]) -> None:
+    few = make(paint, n=2, spacing=60.0)
+    given = matching.Match(few.psf_n, 1.5, (0.0, 0.0), np.ones((1, 1)), 0, 0, 0, False)
+    wrong = few.subtract(given)
+    plan = few.plan(few.psf_n, 1.5)
+    assert inner_std(wrong.score) > 5
+    assert matching.model_error(wrong.score, wrong.sigma_flux, few.ref.image, plan) == 0
 
 
 def test_stars_that_cancel_have_no_error(paint: Callable[..., Field]) -> None:
@@ -185,7 +196,4 @@ def test_stars_that_cancel_have_no_error(paint: Callable[..., Field]) -> None:
     psf = moffat(FWHM_R, BOX, BETA)
     plan = zogy.plan_subtraction(psf, psf, np.sqrt(SKY), np.sqrt(SKY), 1.0, shape=new.image.shape)
     plain = zogy.subtract(new.image, ref.image, new.variance, ref.variance, plan)
-    found = matching.model_error(plain.score, plain.sigma_flux, ref.image, plan)
-    assert found.n_pixels > 1000
-    assert found.position_px < 0.01
-    assert found.flux < 0.005
+    assert matching.model_error(plain.score, plain.sigma_flux, ref.image, plan) < 0.005
