@@ -154,6 +154,8 @@ def _ramps(
 ) -> NDArray[np.complex128]:
     """Shift theorem: moves by a part of (dx, dy), frequency by frequency; one per epoch."""
     across, along = fft.rfftfreq(padded[1]), fft.fftfreq(padded[0])[:, None]
+    if not offsets.any():
+        return np.ones((len(offsets), len(along), len(across)), np.complex128)
     dx, dy = offsets.T[:, :, None, None]
     return cast(NDArray[np.complex128], np.exp(-2j * np.pi * part * (dx * across + dy * along)))
 
