@@ -150,8 +150,9 @@ def epoch_scalars(pair: Pair, metrics: Mapping[str, float], good_pixels: int) ->
         "survey_epoch": pair.index,
         "zeropoint": nan if pair.made["zeropoint"] is None else pair.made["zeropoint"],
         "n_matched": compared.n_matched,
+        "reference_weight": pair.share,
         "valid": True,
-        "reason": "; ".join(note for note in notes if note),
+        "notes": "; ".join(note for note in notes if note),
         "metrics": {**metrics, **whole},
         "good_pixels": good_pixels,
     }
@@ -200,7 +201,7 @@ def grade_epochs(
         found["depth_lost"] = quality.depth_lost(found["limiting_mag"], nominal_depth, depths)
         judged = quality.judge(found, thresholds)
         row |= {"quality": judged.score, "verdict": judged.verdict}
-        row["reason"] = "; ".join(one for one in (judged.reason, row["reason"]) if one)
+        row["reason"] = "; ".join(one for one in (judged.reason, parts[0]["notes"]) if one)
         rows.append(row | {f"quality_{name}": value for name, value in found.items()})
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name, layout[name].fill_value) for row in rows] for name in names}

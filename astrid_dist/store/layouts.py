@@ -324,6 +324,7 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 survey_epoch | i4 | | index of the epoch in the survey
                 quality | f4 | 1 | quality of the subtraction, 0 to 1
                 n_matched | i4 | 1 | stars matched between science and reference
+                reference_weight | f4 | 1 | weight of the epoch in its own reference; 0 where it is no part of it
                 """,
             ),
             _table("epoch", _QUALITY),
@@ -352,8 +353,39 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 flux_unit | string | | uJy where a zero point is known, else electron
                 snr | f4 | 1 | S_corr at the peak, signed
                 chi2 | f4 | 1 | PSF fit, chi squared per degree of freedom
-                fwhm | f4 | pixel | full width at half maximum
-                mask | u2 | | mask bits within two pixels
+                mask | u2 | | mask bits within two pixels; trail on a streak
+                fwhm | f4 | pixel | full width at half maximum on the difference
+                fwhm_ratio | f4 | 1 | fwhm over that of the difference's PSF
+                seeratio | f4 | 1 | fwhm over that of the science PSF
+                aperture_flux | f4 | | flux within one PSF FWHM, aperture corrected, in flux_unit
+                ixx | f4 | pixel2 | second moment along columns
+                iyy | f4 | pixel2 | second moment along rows
+                ixy | f4 | pixel2 | mixed second moment
+                elongation | f4 | 1 | major over minor axis
+                position_angle | f4 | degree | of the major axis, from +x to +y
+                minor_ratio | f4 | 1 | width along the minor axis over that of the PSF
+                spread_model | f4 | 1 | extent: 0 a point source, negative sharper, positive wider
+                peak_ratio | f4 | 1 | brightest pixel over what the PSF fit says there
+                dchi2_hit | f4 | 1 | chi squared that a particle hit saves against the PSF
+                dipole_separation | f4 | pixel | between the lobes of the best positive-negative pair
+                dipole_fraction | f4 | 1 | flux of the opposite lobe in the sum of both
+                dipole_dchi2 | f4 | 1 | chi squared that a pair saves against one source
+                translient | f4 | 1 | Z2 over S2: above 1 a shift explains more than a change of flux
+                opposite_distance | f4 | pixel | to the nearest peak of the other sign, to 16 px
+                opposite_ratio | f4 | 1 | its strength over this one's
+                nneg | i2 | 1 | pixels of the other sign in 5 x 5
+                nbad | i2 | 1 | pixels without data in 5 x 5
+                sumrat | f4 | 1 | sum of pixels over sum of their absolute values in 5 x 5
+                dsnrms | f4 | 1 | pixel of the difference over its noise
+                ssnrms | f4 | 1 | PSF flux over its error from sky noise alone
+                bad_distance | f4 | pixel | to the nearest pixel without usable signal, at most 16
+                edge_distance | f4 | pixel | to the border of the field
+                star_distance | f4 | pixel | to the nearest star of the reference's list
+                star_ratio | f4 | 1 | flux of that star over this one's
+                star_mag | f4 | mag | AB magnitude of that star
+                streak_length | f4 | pixel | length of a trail
+                streak_angle | f4 | degree | of a trail, from +x to +y
+                streak_flux | f4 | | flux of a trail, in flux_unit
                 p_real | f4 | 1 | probability of being real
                 uncertainty | f4 | 1 | uncertainty of p_real
                 object | i8 | | detections at one position share it
