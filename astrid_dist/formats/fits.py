@@ -6,25 +6,19 @@ calibrated frames. Everything wrong with a file ends as one `InputError` that sa
 
 import hashlib
 import os
-import threading
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
 
-import fsspec
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError, VerifyWarning
-from astropy.utils.exceptions import AstropyUserWarning
-from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, SingularMatrixError
+from astropy.wcs import WCS, NoConvergence, SingularMatrixError
 from numpy.typing import NDArray
 
 from astrid_dist.errors import InputError
 from astrid_dist.flags import UNUSABLE, Flag
+from astrid_dist.formats.files import exists, opened, quiet_headers
 from astrid_dist.formats.planes import (
     Image,
     Mask,
@@ -36,21 +30,6 @@ from astrid_dist.formats.planes import (
 from astrid_dist.imaging.gain import estimate_gain
 from astrid_dist.surveys.headers import Facts, missing_gain, read_facts
 from astrid_dist.surveys.profile import Profile
-
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz", ".fit.fz")
-
-#: What astropy and the file system raise on files that are cut short, not FITS, or not there.
-_BROKEN = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    zlib.error,
-    VerifyError,
-    AstropyUserWarning,
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +73,7 @@ def probe(path: str | os.PathLike[str], profile: Profile) -> list[FrameProbe]:
     """
     source = os.fspath(path)
     probes = []
-    with _opened(source) as hdus:
+    with opened(source) as hdus:
         for order, index in enumerate(_images(hdus, source, profile)):
             header = _header(hdus, index)
             pixels, facts, problem = _pixels(hdus, index, source), None, ""
@@ -123,7 +102,7 @@ def probe(path: str | os.PathLike[str], profile: Profile) -> list[FrameProbe]:
 def read_frames(path: str | os.PathLike[str], profile: Profile) -> Iterator[Frame]:
     """Every image of a file, calibrated, in the order of its extensions."""
     source = os.fspath(path)
-    with _opened(source) as hdus:
+    with opened(source) as hdus:
         indices = _images(hdus, source, profile)
     for index in indices:
         yield read_frame(source, index, profile)
@@ -150,7 +129,7 @@ def read_frame(path: str | os.PathLike[str], hdu: int, profile: Profile) -> Fram
     """
     source = os.fspath(path)
     where = f"{source}[{hdu}]"
-    with _opened(source) as hdus:
+    with opened(source) as hdus:
         if hdu >= len(hdus):
             raise InputError(f"{source} has {len(hdus)} extensions, so none with index {hdu}")
         header = _header(hdus, hdu)
@@ -205,118 +184,26 @@ def epoch_id(pixels: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def is_transient(error: InputError) -> bool:
-    """Whether a file could not be read for a reason that may pass: a remote server's, not the file's."""
-    cause = error.__cause__
-    remote = cause is not None and "://" in str(error)
-    return remote and (isinstance(cause, (ConnectionError, TimeoutError)) or not isinstance(cause, _BROKEN))
-
-
 def wcs_header(header: Mapping[str, Any]) -> str:
     """The header's celestial WCS as a FITS header string, empty where it has none."""
     wcs = _wcs(header)
-    with _quiet_headers():
+    with quiet_headers():
         return "" if wcs is None else str(wcs.to_header_string(relax=True))
 
 
 def read_wcs(header: str) -> WCS | None:
     """The WCS of `wcs_header`'s string."""
-    with _quiet_headers():
+    with quiet_headers():
         return WCS(fits.Header.fromstring(header)) if header else None
 
 
 def _wcs(header: Mapping[str, Any]) -> WCS | None:
-    with _quiet_headers():
+    with quiet_headers():
         try:
             wcs = WCS(header)
         except (ValueError, SingularMatrixError, NoConvergence, MemoryError):
             return None
         return wcs.celestial if wcs.has_celestial else None
-
-
-class _Quiet:
-    """Silences what astropy says of sloppy headers, and makes truncation an error, while any thread needs it.
-
-    `warnings.catch_warnings` alone is not safe in threads: whoever leaves last restores another's filters.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._users, self._catch = threading.Lock(), 0, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._users == 0:
-                self._catch = warnings.catch_warnings()
-                self._catch.__enter__()
-                warnings.filterwarnings("ignore", category=VerifyWarning)
-                warnings.filterwarnings("ignore", category=FITSFixedWarning)
-                warnings.filterwarnings(
-                    "error", message="File may have been truncated", category=AstropyUserWarning
-                )
-                warnings.filterwarnings(
-                    "error", message="Error validating header", category=AstropyUserWarning
-                )
-            self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._catch.__exit__(None, None, None)
-
-
-_QUIET = _Quiet()
-
-
-@contextmanager
-def _quiet_headers() -> Iterator[None]:
-    with _QUIET:
-        yield
-
-
-@contextmanager
-def _opened(source: str) -> Iterator[fits.HDUList]:
-    """The HDUs of a local or remote file; only what is asked for is read."""
-    compression = "gzip" if source.endswith(".gz") else None
-    url, options = _url(source)
-    with _quiet_headers():
-        try:
-            with (
-                fsspec.open(url, mode="rb", compression=compression, **options) as stream,
-                fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus,
-            ):
-                yield hdus
-        except InputError:
-            raise
-        except FileNotFoundError as error:
-            raise InputError(f"{source} does not exist; check the path or URL") from error
-        except _BROKEN as error:
-            raise InputError(
-                f"{source} cannot be read as FITS ({type(error).__name__}: {error}); it is empty, cut short, "
-                "damaged or not FITS: fetch it again or leave it out"
-            ) from error
-        except Exception as error:  # remote file systems raise their clients' own types
-            if "://" not in source:
-                raise
-            raise InputError(
-                f"{source} cannot be read ({type(error).__name__}: {error}); check the URL"
-            ) from error
-
-
-def filesystem_of(path: str) -> tuple[Any, str]:
-    """File system of a path or URL, and the path within it."""
-    url, options = _url(path)
-    filesystem, inner = fsspec.core.url_to_fs(url, **options)
-    return filesystem, inner
-
-
-def _url(source: str) -> tuple[str, dict[str, Any]]:
-    """The address fsspec understands: R2 is S3 at the account's own endpoint."""
-    if not source.startswith("r2://"):
-        return source, {}
-    account = os.environ.get("R2_ACCOUNT_ID", "")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or f"https://{account}.r2.cloudflarestorage.com"
-    return "s3://" + source.removeprefix("r2://"), {"endpoint_url": endpoint}
 
 
 def _images(hdus: fits.HDUList, source: str, profile: Profile) -> list[int]:
@@ -418,9 +305,9 @@ def _planes_beside(
         return found
     for role, part in (("weight", planes.weight_name), ("quality", planes.quality_name)):
         path = f"{folder}{slash}{name.replace(planes.image_name, part)}"
-        if not part or not _exists(path):
+        if not part or not exists(path):
             continue
-        with _opened(path) as hdus:
+        with opened(path) as hdus:
             names = [hdu.name.upper() for hdu in hdus]
             own = str(header.get("EXTNAME", "")).strip().upper()
             number = names.index(own) if own and own in names else index
@@ -438,11 +325,3 @@ def _same_shape(plane: NDArray[Any], shape: tuple[int, ...], where: str, image: 
             f"{where} is {plane.shape[0]}x{plane.shape[1]} pixels but {image} is {shape[0]}x{shape[1]}; "
             "they belong to different frames: fetch both again"
         )
-
-
-def _exists(path: str) -> bool:
-    try:
-        filesystem, inner = filesystem_of(path)
-        return bool(filesystem.exists(inner))
-    except Exception as error:  # remote file systems raise their clients' own types
-        raise InputError(f"{path} cannot be looked for ({type(error).__name__}: {error})") from error

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.errors import ConfigError, InputError
-from astrid_dist.formats.fits import SUFFIXES, FrameProbe, filesystem_of, probe, read_wcs
+from astrid_dist.formats.files import SUFFIXES, filesystem_of
+from astrid_dist.formats.fits import FrameProbe, probe, read_wcs
 from astrid_dist.imaging.resampling import Grid, overlap
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader, checked_attributes, group_names

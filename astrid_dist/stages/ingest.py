@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from astrid_dist.engine.keys import ShardKey, check_group
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import AstridError, ConfigError, InputError, StorageError
-from astrid_dist.formats.fits import Frame, FrameProbe, is_transient, read_frame
+from astrid_dist.formats.files import is_transient
+from astrid_dist.formats.fits import Frame, FrameProbe, read_frame
 from astrid_dist.imaging.resampling import Grid
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES, put_requests
 from astrid_dist.stages.exposure import PsfModel, measure_exposure, microseconds
