@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from astrid_dist.errors import InputError
+from astrid_dist.errors import InputError, StorageError
+from astrid_dist.formats.files import is_transient
 from astrid_dist.formats.fits import Frame, read_frame
 from astrid_dist.imaging.alignment import LEAST_STARS, align_stars
 from astrid_dist.imaging.stars import StarList
@@ -42,8 +43,8 @@ def settle_stars(
     shape: tuple[int, int],
     places: Sequence[tuple[str, int]],
     profile: Profile,
-) -> bool:
-    """See that a field has stars; False where neither its epochs nor the frames show any.
+) -> None:
+    """See that a field has stars, where its epochs or the frames show any.
 
     Parameters
     ----------
@@ -58,11 +59,10 @@ def settle_stars(
     """
     kept = kept_stars(location, field)
     if kept is not None and len(kept.stars) >= LEAST_STARS:
-        return True
+        return
     found = _first_stored(location, field) or choose_founder(_readable(places, profile), shape, profile)
     if found is not None:
         keep_stars(location, field, found)
-    return found is not None
 
 
 def _readable(places: Sequence[tuple[str, int]], profile: Profile) -> Iterator[Frame]:
@@ -70,8 +70,9 @@ def _readable(places: Sequence[tuple[str, int]], profile: Profile) -> Iterator[F
     for source, hdu in [*places[:1], *places[1 :: max(1, len(places) // _VOTERS)]][:_VOTERS]:
         try:
             yield read_frame(source, hdu, profile)
-        except InputError:
-            continue
+        except InputError as error:
+            if is_transient(error):  # or the field's grid would hang on the weather between servers
+                raise StorageError(str(error)) from error
 
 
 def choose_founder(frames: Iterable[Frame], shape: tuple[int, int], profile: Profile) -> FieldStars | None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import ShardKey, check_group
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.errors import AstridError, ConfigError, InputError, StorageError
+from astrid_dist.errors import AstridError, InputError, StorageError
 from astrid_dist.formats.files import is_transient
 from astrid_dist.formats.fits import Frame, FrameProbe, read_frame
 from astrid_dist.imaging.resampling import Grid
@@ -255,24 +255,29 @@ def prepare(plan: Plan) -> None:
             attributes |= {"survey": profile.name, "field": name, "band": band}
             create_group(location, "survey", group, sizes, attributes)
         grow(location, "survey", group, end)
-    for name in sorted({group.split("/")[0] for group in ends}):
-        _settle(location, name, settings, profile)
+    fields: dict[str, list[tuple[str, Epoch]]] = defaultdict(list)
+    for key in plan.keys:
+        if key.epoch >= 0:
+            fields[key.group.split("/")[0]].append((key.group, (settings.epochs or {})[str(key)]))
+    for name, members in fields.items():
+        _settle(location, name, members, settings, profile)
 
 
-def _settle(location: Location, name: str, settings: Settings, profile: Profile) -> None:
+def _settle(
+    location: Location, name: str, members: list[tuple[str, Epoch]], settings: Settings, profile: Profile
+) -> None:
     """See that a field has the stars by which the job's frames without a WCS are aligned."""
-    groups = {key: ShardKey.parse(key).group for key in settings.epochs or {}}
-    members = {key: one for key, one in (settings.epochs or {}).items() if groups[key].split("/")[0] == name}
-    frames, group = list(members.values()), groups[next(iter(members))]
-    grid, given = _grid_of(ProductReader(location, group)), settings.grids.get(name)
-    if grid.header and all(one.wcs for one in frames):
+    given, all_placed = settings.grids.get(name), all(one.wcs for _, one in members)
+    if all_placed and given and given.header:
+        return
+    grid = _grid_of(ProductReader(location, members[0][0]))
+    if all_placed and grid.header:
         return
     places = [(given.path, given.hdu)] if given else []
     if not (grid.header or (given and settings.grid)):
-        lost = [(one.source, one.hdu) for one in frames if not one.wcs]
+        lost = [(one.source, one.hdu) for _, one in members if not one.wcs]
         places += [one for one in lost if one not in places]
-    if not settle_stars(location, name, grid.shape, places, profile) and given and settings.grid:
-        raise ConfigError(f"grid {settings.grid!r} cannot be taken: no stars could be measured on it")
+    settle_stars(location, name, grid.shape, places, profile)
 
 
 def _profile(settings: Settings) -> Profile:
