@@ -180,7 +180,7 @@ def fit_scene(
     the first of them.
     """
     terms = trimmed(terms, oversampling)
-    fwhm_px = psf.fwhm_of(terms[0]) / oversampling
+    fwhm_px = _width(terms[0]) / oversampling
     half = min(max(int(np.ceil(_FIT_FWHM * fwhm_px)), 1), terms.shape[1] // 2 // oversampling)
     disc = psf.radius_of(2 * half + 1) <= max(_FIT_FWHM * fwhm_px, 1.5)
     v, u = (offset - half for offset in np.nonzero(disc))
@@ -217,9 +217,10 @@ def fit_scene(
 def companions(scene: Scene, terms: NDArray[Any], order: int, oversampling: int, stars: Places) -> Places:
     """Stars that come to light near others once those are taken away; none where the field is not crowded.
 
-    Peaks of 7 sigma of what is left, under a matched filter whose noise allows for an error of the PSF.
+    Peaks of 7 sigma of what is left, under a matched filter whose noise allows for an error of the PSF; at
+    most two for each star, the strongest.
     """
-    fwhm_px = psf.fwhm_of(terms[0]) / oversampling
+    fwhm_px = _width(terms[0]) / oversampling
     nothing = Places(np.zeros(0), np.zeros(0), np.zeros(0))
     if len(stars.x) * (4 * fwhm_px) ** 2 < _CROWDED * scene.image.size:
         return nothing
@@ -229,7 +230,7 @@ def companions(scene: Scene, terms: NDArray[Any], order: int, oversampling: int,
     signal = ndimage.gaussian_filter(weight * (scene.image - model), sigma)
     power = ndimage.gaussian_filter(weight, sigma / np.sqrt(2)) / (4 * np.pi * sigma**2)
     snr = signal / np.sqrt(np.maximum(power, 1e-30))
-    peak = (snr > 7) & (snr == ndimage.maximum_filter(snr, 2 * int(0.5 * fwhm_px) + 1)) & (weight > 0)
+    peak = (snr > 7) & (snr == ndimage.maximum_filter(snr, 2 * max(int(0.5 * fwhm_px), 1) + 1)) & (weight > 0)
     rows, columns = np.nonzero(peak)
     if len(rows) == 0:
         return nothing
@@ -237,6 +238,8 @@ def companions(scene: Scene, terms: NDArray[Any], order: int, oversampling: int,
     distance, _ = known.query(np.column_stack([columns, rows]))
     near = (distance > 0.4 * fwhm_px) & (distance < 4 * fwhm_px)
     rows, columns = rows[near], columns[near]
+    strongest = np.argsort(-snr[rows, columns], kind="stable")[: 2 * len(stars.x)]
+    rows, columns = rows[strongest], columns[strongest]
     return Places(
         columns.astype(float), rows.astype(float), (signal / np.maximum(power, 1e-30))[rows, columns]
     )
@@ -289,6 +292,12 @@ def render(
             # The canvas begins half a stamp before the frame.
             canvas[row[i] : row[i] + side, column[i] : column[i] + side] += profile
     return canvas[half : half + shape[0], half : half + shape[1]]
+
+
+def _width(stamp: NDArray[Any]) -> float:
+    """FWHM in samples; where no profile fits, of a disc as large as what is above half the peak."""
+    width = psf.fwhm_of(stamp)
+    return width if np.isfinite(width) else 2 * float(np.sqrt((stamp > 0.5 * stamp.max()).sum() / np.pi))
 
 
 def trimmed(terms: NDArray[Any], oversampling: int) -> NDArray[Any]:

@@ -19,6 +19,7 @@ _PER_TERM = 6  # stars that a term of the field needs
 _MOFFAT_ROUNDS, _ORDER_ROUND, _ROUNDS = 2, 3, 7  # a Moffat until the first, constant until the second
 _MOFFAT_STARS = 40
 _SMOOTH_FWHM = 1.5  # beyond this radius the wings are the mean of a ring: pixels there are noise
+_SANE = (0.4, 2.5)  # FWHM of a PSF in parts of that of the frame's stars
 _PRIOR = 0.3  # of the PSF's value: how much the terms of the field are expected to be
 
 
@@ -70,9 +71,7 @@ def measure_psf(
     terms[0] = psf.moffat(fwhm_px, box, oversampling=oversampling)
     chosen = choose_stars(scene, stars, fwhm_px, max(2 * MIN_STARS, _PER_TERM * len(terms)))
     if len(chosen) == 0:
-        reason = f"no usable star: a round Moffat of FWHM {fwhm_px:.2f} px"
-        none, nan = np.zeros(terms.shape[1:], np.float32), float("nan")
-        return Psf(terms.astype(np.float32), order, oversampling, 0, fwhm_px, 1.0, nan, none, True, reason)
+        return _round_moffat(terms, order, oversampling, fwhm_px, "no usable star")
     half = min(box // 2, int(np.ceil(REACH_FWHM * fwhm_px)) + 3)
     near = with_neighbours(stars, chosen, 2 * half)
     places = Places(stars.x[near], stars.y[near], stars.flux[near])
@@ -101,6 +100,9 @@ def measure_psf(
         terms = _finish(terms, used, shape, oversampling, fwhm_px)
     central = psf.stamps_at(terms, order, (shape[1] - 1) / 2, (shape[0] - 1) / 2, shape)[0]
     width = psf.fwhm_of(central) / oversampling
+    if not _SANE[0] < width / fwhm_px < _SANE[1]:
+        reason = f"{len(left.chi2)} usable stars that have no profile in common"
+        return _round_moffat(terms, order, oversampling, fwhm_px, reason)
     residual = np.zeros((1, *terms.shape[1:]))
     if len(left.x):
         inner = _part(residual, left)
@@ -110,7 +112,7 @@ def measure_psf(
         order,
         oversampling,
         len(left.chi2),
-        width if np.isfinite(width) else fwhm_px,
+        width,
         psf.elongation_of(central, oversampling * fwhm_px),
         float(np.median(left.chi2)) if len(left.chi2) else float("nan"),
         residual[0].astype(np.float32),
@@ -120,6 +122,15 @@ def measure_psf(
         left.y,
         left.chi2,
     )
+
+
+def _round_moffat(terms: Float64, order: int, oversampling: int, fwhm_px: float, reason: str) -> Psf:
+    """What is left to do without stars."""
+    stamps = np.zeros(terms.shape, dtype=np.float32)
+    stamps[0] = psf.moffat(fwhm_px, (terms.shape[1] - 1) // oversampling + 1, oversampling=oversampling)
+    none, nan = np.zeros(stamps.shape[1:], np.float32), float("nan")
+    reason = f"{reason}: a round Moffat of FWHM {fwhm_px:.2f} px"
+    return Psf(stamps, order, oversampling, 0, fwhm_px, 1.0, nan, none, True, reason)
 
 
 def _fitted_moffat(sample: PsfStars, terms: Float64, places: Places, box: int) -> NDArray[np.float32]:
@@ -142,7 +153,7 @@ def _fitted_moffat(sample: PsfStars, terms: Float64, places: Places, box: int) -
         return np.asarray((root * data - flux[:, None] * star).ravel())
 
     width = np.log(sample.fwhm_px)
-    bounds = ([width - 0.7, np.log(1.5), -2, -2], [width + 0.7, np.log(10), 2, 2])
+    bounds = ([width - 0.4, np.log(1.5), -1.5, -1.5], [width + 0.4, np.log(10), 1.5, 1.5])
     fit = optimize.least_squares(misfit, [width, np.log(3.5), 0, 0], bounds=bounds, loss="soft_l1", f_scale=3)
     if not fit.success:
         return psf.moffat(sample.fwhm_px, box, oversampling=sample.oversampling)

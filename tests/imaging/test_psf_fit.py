@@ -127,6 +127,19 @@ def test_three_stars_give_an_elliptical_moffat_and_none_a_round_one():
     assert np.isnan(blind.chi2_map(shape, 50)).all()
 
 
+def test_hot_pixels_listed_as_stars_do_not_make_a_psf():
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 10, (300, 300)).astype(np.float32)
+    y, x = np.mgrid[20:300:40, 20:300:40].reshape(2, -1)
+    image[y, x] += rng.uniform(1e4, 2e4, len(x))
+    flux, flags = np.full(len(x), 1.5e4, np.float32), np.zeros(len(x), np.uint16)
+    hot = StarList(x.astype(float), y.astype(float), flux, flux / 100, flags, 4.0)
+    found = measure_psf(image, np.full_like(image, 100), np.zeros(image.shape, np.uint16), hot, 63, 4.0)
+    assert found.fallback
+    assert "no profile in common: a round Moffat" in found.reason
+    assert np.array_equal(found.terms[0], psf.moffat(4.0, 63))
+
+
 def test_flagged_stars_are_left_out():
     field = paint_field(Optics(3.5), (500, 500), 60, (2e4, 2e5))
     stars = measure_stars(field.image, field.variance, field.mask, 3.5)
