@@ -140,6 +140,7 @@ def prepare(plan: Plan) -> None:
         box = psf_box(reader)
         kept = ("wcs", "survey", "pixel_scale_arcsec")
         attributes = {name: reader.attributes[name] for name in kept if name in reader.attributes}
+        attributes["thresholds"] = settings.thresholds
         create_group(
             output, "difference", group, {"epoch": 0, "y": height, "x": width, "v": box, "u": box}, attributes
         )
@@ -165,7 +166,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     pair = pair.registered(science, template)
     made = subtract_tiles(pair, core, science, template, options.astrometric_sigma_px, options.renormalise)
     grading.measure_tiles(pair, made, science, template)
-    metrics, good_pixels = grading.grade_tiles(pair, made, options.resolved_thresholds)
+    metrics, pixels = grading.grade_tiles(pair, made, options.resolved_thresholds)
     computed = perf_counter()
     writer = ProductWriter(Location.parse(options.output), key.group)
     slot = slice(key.epoch, key.epoch + 1)
@@ -181,7 +182,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     shards = {f"{key.group}/{name}": digest for name, digest in written.items()}
     return TaskOutcome(
         shards=shards,
-        scalars=grading.epoch_scalars(pair, metrics, good_pixels),
+        scalars=grading.epoch_scalars(pair, metrics, pixels),
         counts={
             "pixels": int(np.isfinite(made.planes["score"]).sum()),
             "peaks": int(made.maps["n_peaks"].clip(0).sum()),

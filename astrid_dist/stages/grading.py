@@ -103,18 +103,22 @@ def grade_tiles(pair: Pair, made: Result, thresholds: Thresholds) -> tuple[dict[
     -------
     metrics : dict of float
         Of the shard, by the names of `quality.METRICS`.
-    good_pixels : int
+    pixels : int
         What they stand for.
     """
-    parts = []
-    for at, tile in made.tiles:
+    parts: list[tuple[dict[str, float], float]] = []
+    subtracted = dict(made.tiles)
+    for at, tile in made.grid:
         area = tile.shape[0] * tile.shape[1]
+        if at not in subtracted:
+            parts.append(({"bad_fraction": 1.0}, area))
+            continue
         found = _tile_metrics(pair, made.maps, at, area)
-        judged = quality.judge(found, thresholds)
+        judged = quality.judge(found, thresholds, reference_share=pair.share)
         made.maps["tile_quality"][at] = judged.score
         made.maps["tile_verdict"][at] = COLOURS.index(judged.verdict)
-        parts.append((found, area * (1 - found["bad_fraction"])))
-    return quality.combine(parts), round(sum(weight for _, weight in parts))
+        parts.append((found, area))
+    return quality.combine(parts), round(sum(area for _, area in parts))
 
 
 def _tile_metrics(
@@ -130,7 +134,7 @@ def _tile_metrics(
     }
 
 
-def epoch_scalars(pair: Pair, metrics: Mapping[str, float], good_pixels: int) -> dict[str, Any]:
+def epoch_scalars(pair: Pair, metrics: Mapping[str, float], pixels: int) -> dict[str, Any]:
     """What one shard says of its epoch: scalars, and its share of the metrics, to be put together."""
     row, compared = pair.row, pair.comparison
     notes = [compared.reason]
@@ -154,7 +158,7 @@ def epoch_scalars(pair: Pair, metrics: Mapping[str, float], good_pixels: int) ->
         "valid": True,
         "notes": "; ".join(note for note in notes if note),
         "metrics": {**metrics, **whole},
-        "good_pixels": good_pixels,
+        "pixels": pixels,
     }
 
 
@@ -177,7 +181,7 @@ def grade_epochs(
         Columns of the layout's scalars, `quality_*` included.
     """
     metrics = [
-        quality.combine([(part["metrics"], part["good_pixels"]) for part in parts if "metrics" in part])
+        quality.combine([(part["metrics"], part["pixels"]) for part in parts if "metrics" in part])
         for parts in epochs
     ]
     skies = np.array(
@@ -199,7 +203,7 @@ def grade_epochs(
             continue
         found["sky_ratio"] = float(sky / usual) if usual > 0 else nan
         found["depth_lost"] = quality.depth_lost(found["limiting_mag"], nominal_depth, depths)
-        judged = quality.judge(found, thresholds)
+        judged = quality.judge(found, thresholds, reference_share=parts[0]["reference_weight"])
         row |= {"quality": judged.score, "verdict": judged.verdict}
         row["reason"] = "; ".join(one for one in (judged.reason, parts[0]["notes"]) if one)
         rows.append(row | {f"quality_{name}": value for name, value in found.items()})

@@ -171,6 +171,7 @@ def _provenance(members: Members, left_out: Mapping[str, str], method: str) -> d
         "left_out": dict(left_out),
         "zeropoint": float(zeropoint) if np.isfinite(zeropoint) else None,
         "exptime": float(sum(row["exptime"] for row in rows)),
+        "scale_exptime": float(rows[0]["exptime"]),
         "mjd": float(np.mean([row["mjd"] for row in rows])),
         "fwhm": float(fwhm_of(members.psf_terms()[0])),
         "verdict": "few stars" if few else "good",

@@ -44,11 +44,15 @@ class Result:
     """The shard."""
 
     @property
-    def tiles(self) -> list[tuple[tuple[int, int], Window]]:
-        """Place in the maps and window of every tile that holds data."""
+    def grid(self) -> list[tuple[tuple[int, int], Window]]:
+        """Place in the maps and window of every tile."""
         corner = self.core.y0 // TILE, self.core.x0 // TILE
-        tiles = [((row - corner[0], column - corner[1]), tile) for row, column, tile in self.core.tiles(TILE)]
-        return [(at, tile) for at, tile in tiles if np.isfinite(self.psf_d[at]).all()]
+        return [((row - corner[0], column - corner[1]), tile) for row, column, tile in self.core.tiles(TILE)]
+
+    @property
+    def tiles(self) -> list[tuple[tuple[int, int], Window]]:
+        """Those of the tiles that hold data."""
+        return [(at, tile) for at, tile in self.grid if np.isfinite(self.psf_d[at]).all()]
 
     @classmethod
     def empty(cls, core: Window, box: int, quiet: NDArray[np.bool_]) -> "Result":
@@ -91,11 +95,10 @@ def subtract_tiles(
     quiet = source_free(science.image[inner], science.sigma, pair.fwhm_px) & template.quiet[inner]
     made = Result.empty(core, pair.box, quiet)
     made.planes["mask"] = science.mask[inner] | template.planes.mask[inner]
-    for row, column, tile in core.tiles(TILE):
+    for at, tile in made.grid:
         window = tile.widened(pair.halo, *pair.shape)
         new, ref = science.cut(window), template.planes.cut(window)
         if np.isfinite(new.image).any() and np.isfinite(ref.image).any():
-            at = row - core.y0 // TILE, column - core.x0 // TILE
             _subtract_tile(pair, made, at, tile, new, ref, astrometric_sigma_px)
     sky = residual_sky(made.planes["difference"], quiet)
     made.planes["difference"] -= sky
