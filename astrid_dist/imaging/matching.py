@@ -36,7 +36,7 @@ _ROUNDS = 3
 _SKY_TERMS = 6
 _LEAST_BOX_PX, _BOX_FWHM = 32, 8.0
 _SOURCE_SIGMA, _MOST_SOURCES = 4.0, 0.25
-_LIGHT_SIGMA = 10.0
+_LIGHT_SIGMA, _ODD_SIGMA = 10.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def sky_left(difference: Image, score: Image, per_score: Image, fwhm_px: float) 
 def model_error(score: Image, sigma_flux: Image, ref: Image, plan: SubtractionPlan) -> float:
     """Fraction of its light that a star leaves beyond noise: it brings the score on stars to unit width.
 
-    A variance component: score^2 = 1 + error^2 S_r^2 / V on pixels with light, fitted with clipping at four
+    A variance component: score^2 = 1 + error^2 S_r^2 / V on pixels with light, fitted with clipping at three
     deviations, so that variables do not count. Errors of the PSF, of places and of fluxes alike go into
     it; a term in the slope of S_r beside it would cost more of the faint sources near bright stars than it
     saves in false ones.
@@ -197,7 +197,7 @@ def model_error(score: Image, sigma_flux: Image, ref: Image, plan: SubtractionPl
     squared = 1e-4
     for _ in range(10):
         expected = 1 + squared * power
-        weight = power * (excess < _CLIP_SIGMA**2 * expected) / expected**2
+        weight = power * (excess < _ODD_SIGMA**2 * expected) / expected**2
         squared = max(float((weight * (excess - 1)).sum() / (weight * power).sum()), 0.0)
     return float(np.sqrt(squared))
 
