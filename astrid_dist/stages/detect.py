@@ -1,8 +1,14 @@
-"""Find candidates in a difference product: peaks of |S_corr| of both signs, measured and named by object."""
+"""Find candidates in a difference product: peaks of |S_corr| of both signs, measured and named by object.
+
+A task finds the sources of one shard of one epoch; what needs the whole epoch (seams, streaks that cross
+shards, the sky, the reference's stars) is added when all are there.
+"""
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from time import perf_counter
 from typing import Any
@@ -15,12 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.imaging import detection
+from astrid_dist.errors import AstridError
+from astrid_dist.imaging import detection, features, streaks
+from astrid_dist.imaging.measure import PointSource
 from astrid_dist.imaging.resampling import Grid
-from astrid_dist.query.magnitudes import microjansky
-from astrid_dist.stages.blocks import WORKER_BASE_BYTES, field_shape, shard_window
+from astrid_dist.imaging.separation import Peaks
+from astrid_dist.query.magnitudes import ab_magnitude, microjansky
+from astrid_dist.stages.blocks import WORKER_BASE_BYTES, Window, field_shape, shard_window
 from astrid_dist.stages.objects import link_objects
-from astrid_dist.stages.selection import Groups, groups_of
+from astrid_dist.stages.selection import Groups, Quality, epochs_of_quality, groups_of
 from astrid_dist.store.layouts import TILE
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
@@ -31,7 +40,8 @@ from astrid_dist.store.templates import create_product, product_header, shard_gr
 
 #: Detections closer than this are one source.
 MERGE_RADIUS_PX = 1.5
-MEASURED = ("x", "y", "x_err", "y_err", "flux", "flux_err", "snr", "chi2", "fwhm", "mask")
+#: Fluxes of a candidate, electrons of the reference until the zero point is known.
+FLUXES = ("flux", "flux_err", "aperture_flux", "streak_flux")
 
 
 class Settings(BaseModel):
@@ -45,29 +55,59 @@ class Settings(BaseModel):
     threshold: float = Field(
         default=5.0, gt=0, description="detection threshold in |S_corr|, standard deviations"
     )
+    quality: Quality = Field(
+        default="min=orange",
+        description="least verdict of an epoch: 'min=green', 'min=yellow', 'min=orange', or 'all'",
+    )
     objects: str | None = Field(
         default=None, description="URL of earlier candidates whose object ids continue"
     )
 
 
 def plan(settings: Settings) -> Plan:
-    """Every shard of every difference epoch."""
+    """Every shard of every difference epoch that is good enough."""
     difference = Location.parse(settings.difference)
     header = product_header(difference)
+    reference = str(header["inputs"].get("reference", ""))
     blocks, read, largest = [], 0, 0
+    warnings: list[str] = []
     for group in groups_of(difference, "difference", settings.fields):
         reader = ProductReader(difference, group)
         height, width = field_shape(reader, "score")
         rows, columns = shard_grid({"y": height, "x": width}, "difference")
-        blocks.append(KeyBlock(group, range(reader.epochs), rows, columns))
-        read += 14 * height * width * reader.epochs
+        chosen = epochs_of_quality(reader, settings.quality)
+        warnings += _left_out(reader, group, chosen, settings.quality)
+        if _star_columns(reference, group) is None:
+            warnings.append(
+                f"{group}: the star list of the reference {reference or '(not recorded)'} cannot be read: "
+                "candidates will have no star_distance, star_ratio and star_mag"
+            )
+        blocks.append(KeyBlock(group, chosen, rows, columns))
+        read += 14 * height * width * len(chosen)
         largest = max(largest, prod(shard_window(0, 0, height, width).shape))
     keys = KeyGrid(blocks)
-    # Per task: four planes and the PSFs read, one table part and one marker written.
-    estimate = Estimate(len(keys), read, 4096 * len(keys), 7 * len(keys), WORKER_BASE_BYTES + 40 * largest)
-    inputs = {"difference": str(difference), "difference_digest": header["digest"]}
+    # Per task: four planes, PSFs and seeing read, one table part and one marker written.
+    estimate = Estimate(len(keys), read, 8192 * len(keys), 8 * len(keys), WORKER_BASE_BYTES + 60 * largest)
+    inputs = {
+        "difference": str(difference),
+        "difference_digest": header["digest"],
+        "reference": reference,
+    }
     job = Job("detect", "astrid_dist.stages.detect:task", settings.output, settings.model_dump(), inputs)
-    return Plan(job, keys, estimate)
+    return Plan(job, keys, estimate, warnings)
+
+
+def _left_out(reader: ProductReader, group: str, chosen: Sequence[int], quality: str) -> list[str]:
+    """What the plan says of epochs that are not good enough."""
+    verdicts = reader.read("verdict", epoch=slice(0, reader.epochs)).tolist()
+    rest = Counter(verdict for index, verdict in enumerate(verdicts) if index not in set(chosen))
+    if not rest:
+        return []
+    said = ", ".join(f"{count} {verdict or 'without verdict'}" for verdict, count in sorted(rest.items()))
+    return [
+        f"{group}: {sum(rest.values())} of {len(verdicts)} epochs are left out, quality={quality}: {said}; "
+        "the difference's `reason` says why each is so"
+    ]
 
 
 def prepare(plan: Plan) -> None:
@@ -89,7 +129,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     names = ("difference", "score", "sigma_flux", "mask")
     planes = {name: reader.read(name, epoch=key.epoch, **outer.slices) for name in names}
     read = perf_counter()
-    columns = _measure(reader, key, planes, core, outer, options.threshold)
+    columns = _detect(reader, key, planes, core, outer, options.threshold)
     part = pa.table(columns)
     buffer = io.BytesIO()
     pq.write_table(part, buffer, compression="zstd")
@@ -104,44 +144,83 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     )
 
 
-def _measure(
+def _detect(
     reader: ProductReader,
     key: ShardKey,
     planes: Mapping[str, NDArray[Any]],
-    core: Any,
-    outer: Any,
+    core: Window,
+    outer: Window,
     threshold: float,
 ) -> dict[str, NDArray[Any]]:
-    """Columns of the peaks whose pixel lies in the core, in the field's pixels."""
-    rows, cols, heights = detection.find_peaks(planes["score"], threshold)
-    psf = reader.read(
-        "psf_d",
-        epoch=key.epoch,
-        tile_y=slice(core.y0 // TILE, -(-core.y1 // TILE)),
-        tile_x=slice(core.x0 // TILE, -(-core.x1 // TILE)),
-    )
-    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in MEASURED}
-    for tile_y, tile_x, tile in core.tiles(TILE):
-        y, x = rows + outer.y0, cols + outer.x0
-        own = (y >= tile.y0) & (y < tile.y1) & (x >= tile.x0) & (x < tile.x1)
-        stamp = psf[tile_y - core.y0 // TILE, tile_x - core.x0 // TILE]
-        if not own.any() or not np.isfinite(stamp).all():
-            continue
-        measured = detection.measure_peaks(
-            planes["difference"],
-            planes["score"],
-            planes["sigma_flux"],
-            stamp,
-            planes["mask"],
-            (rows[own], cols[own], heights[own]),
-        )
-        for name in MEASURED:
-            columns[name].append(np.asarray(measured[name]))
-    joined = {
-        name: np.concatenate(parts) if parts else np.zeros(0, np.uint16 if name == "mask" else np.float64)
-        for name, parts in columns.items()
+    """Columns of the sources whose pixel lies in the core, in the field's pixels."""
+    tiles: dict[str, int | slice] = {
+        "epoch": key.epoch,
+        "tile_y": slice(core.y0 // TILE, -(-core.y1 // TILE)),
+        "tile_x": slice(core.x0 // TILE, -(-core.x1 // TILE)),
     }
-    return {**joined, "x": joined["x"] + outer.x0, "y": joined["y"] + outer.y0}
+    psf, seeing = reader.read("psf_d", **tiles), reader.read("fwhm_n", **tiles)
+    usable = np.isfinite(psf).all(axis=(2, 3))
+    peaks = detection.find_peaks(planes["score"], threshold)
+    lines: list[streaks.Streak] = []
+    if usable.any():
+        fwhm = float(np.median([PointSource(stamp).fwhm for stamp in psf[usable]]))
+        lines = streaks.find_streaks(planes["score"], fwhm, threshold)
+        kept, _ = streaks.beads(lines, peaks, fwhm)
+        peaks = peaks[0][kept], peaks[1][kept], peaks[2][kept]
+    found = []
+    for tile_y, tile_x, tile in core.tiles(TILE):
+        at = tile_y - core.y0 // TILE, tile_x - core.x0 // TILE
+        if not usable[at]:
+            continue
+        # Neighbours across the tile's border are fitted along.
+        around = tile.widened(reader.sizes("psf_d")["u"], *field_shape(reader, "score"))
+        found.append(_detect_tile(planes, outer, around, tile, psf[at], peaks, lines, threshold))
+        found[-1]["seeratio"] = (found[-1]["fwhm"] / seeing[at]).astype(np.float32)
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+
+
+def _detect_tile(
+    planes: Mapping[str, NDArray[Any]],
+    outer: Window,
+    around: Window,
+    tile: Window,
+    psf: NDArray[np.float32],
+    peaks: Peaks,
+    lines: Sequence[streaks.Streak],
+    threshold: float,
+) -> dict[str, NDArray[Any]]:
+    """Columns of the sources whose pixel lies in a tile."""
+    cut = around.within(outer)
+    top, left = around.y0 - outer.y0, around.x0 - outer.x0
+    rows, columns = peaks[0] - top, peaks[1] - left
+    height, width = around.shape
+    near = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    chosen, measured = detection.detect(
+        planes["difference"][cut],
+        planes["score"][cut],
+        planes["sigma_flux"][cut],
+        psf,
+        planes["mask"][cut],
+        (rows[near], columns[near], peaks[2][near]),
+        [replace(line, y=line.y - top, x=line.x - left) for line in lines],
+        threshold,
+    )
+    y, x = chosen[0] + around.y0, chosen[1] + around.x0
+    own = (y >= tile.y0) & (y < tile.y1) & (x >= tile.x0) & (x < tile.x1)
+    measured["x"], measured["y"] = measured["x"] + around.x0, measured["y"] + around.y0
+    return {name: values[own] for name, values in measured.items()}
+
+
+def _star_columns(reference: str, group: str) -> NDArray[np.float64] | None:
+    """Rows, columns and fluxes (electrons) of a reference's stars, (3, n); None where it cannot be read."""
+    if not reference:
+        return None
+    try:
+        reader = ProductReader(Location.parse(reference), group)
+        stars = np.stack([reader.read(f"star_{name}").astype(np.float64) for name in ("y", "x", "flux")])
+    except (AstridError, KeyError, OSError):
+        return None
+    return stars[:, np.isfinite(stars).all(axis=0)]
 
 
 def finalise(plan: Plan) -> None:
@@ -158,8 +237,10 @@ def finalise(plan: Plan) -> None:
             found.setdefault((key.group, key.epoch), []).append(
                 {n: table[n].to_numpy() for n in table.column_names}
             )
+    reference = str(plan.job.inputs["reference"])
+    stars = {group: _star_columns(reference, group) for group in {group for group, _ in found}}
     epochs = [
-        _describe(ProductReader(difference, group), group, epoch, found[group, epoch])
+        _describe(ProductReader(difference, group), group, epoch, found[group, epoch], stars[group])
         for group, epoch in sorted(found)
     ]
     names = list(epochs[0]) if epochs else []
@@ -171,20 +252,35 @@ def finalise(plan: Plan) -> None:
 
 
 def _describe(
-    reader: ProductReader, group: str, epoch: int, parts: list[dict[str, NDArray[Any]]]
+    reader: ProductReader,
+    group: str,
+    epoch: int,
+    parts: list[dict[str, NDArray[Any]]],
+    stars: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     """One epoch's candidates, strongest first, with everything that is known of the epoch."""
     merged = detection.merge(
-        {name: np.concatenate([part[name] for part in parts]) for name in MEASURED}, MERGE_RADIUS_PX
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, MERGE_RADIUS_PX
     )
+    merged = streaks.join(merged)
     order = np.lexsort((merged["x"], merged["y"], -np.abs(merged["snr"])))
     columns = {name: values[order] for name, values in merged.items()}
     n = len(order)
     zeropoint = float(reader.read("zeropoint", epoch=epoch))
     known = np.isfinite(zeropoint)
     scale = float(microjansky(1.0, zeropoint)) if known else 1.0
-    columns["flux"], columns["flux_err"] = columns["flux"] * scale, columns["flux_err"] * scale
     height, width = field_shape(reader, "score")
+    columns |= features.star_neighbours(
+        columns["y"], columns["x"], columns["flux"], stars if stars is not None else np.zeros((3, 0))
+    )
+    star_flux = columns.pop("star_flux")
+    columns["star_mag"] = ab_magnitude(star_flux, 0 * star_flux, zeropoint)[0]
+    for name in FLUXES:
+        columns[name] = columns[name] * scale
+    columns["edge_distance"] = np.min(
+        [columns["x"], columns["y"], width - 1 - columns["x"], height - 1 - columns["y"]],
+        axis=0,
+    )
     wcs = Grid(reader.attributes.get("wcs") or "", height, width).wcs
     sky = np.full((2, n), np.nan)
     if wcs is not None:

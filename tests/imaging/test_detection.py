@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.signal import fftconvolve
 
 from astrid_dist.errors import InputError
 from astrid_dist.flags import Flag
 from astrid_dist.imaging.detection import find_peaks, measure_peaks, merge
+from astrid_dist.imaging.separation import separate_peaks
 from astrid_dist.imaging.zogy import plan_subtraction, subtract
+from tests.imaging.detection_scenes import Scene, rows_at
 
 BOX = 31
 
@@ -106,6 +109,67 @@ def test_noise_alone_gives_no_peak_at_six_sigma_and_an_empty_table():
     assert {len(values) for values in found.values()} == {0}
     assert found["x"].dtype == np.float64
     assert found["mask"].dtype == np.uint16
+
+
+@pytest.mark.parametrize("strength", [7, 30, 200, 500])
+@pytest.mark.parametrize(("fwhm", "sigma"), [((2.8, 2.4), (20.0, 10.0)), ((2.4, 3.2), (10.0, 20.0))])
+def test_chi2_is_one_however_bright_the_source(strength, fwhm, sigma):
+    scene = Scene(shape=(400, 400), fwhm=fwhm, sigma=sigma, seed=4)
+    places = scene.grid()
+    for y, x in places:
+        scene.add(y, x, strength)
+    found = scene.detected()
+    rows = rows_at(found, places, 1.5)
+    # A reference broader than the science PSF spreads photon noise over more pixels than a source.
+    least = 0.9 if fwhm[0] > fwhm[1] or strength < 100 else 0.75
+    assert least < np.median(found["chi2"][rows]) < 1.1
+    assert np.percentile(found["chi2"][rows], 95) < 1.35
+
+
+@pytest.mark.parametrize(
+    ("separation", "strengths", "least"),
+    [(1.5, (30, 30), 0.97), (3.0, (12, 12), 0.97), (1.8, (120, 20), 0.97)],
+)
+def test_blends_are_two_sources_with_their_own_fluxes(separation, strengths, least):
+    scene = Scene(shape=(400, 400), seed=6)
+    places = scene.grid(40)
+    apart = separation * scene.fwhm[0]
+    for y, x in places:
+        scene.add(y, x, strengths[0])
+        scene.add(y, x + apart, strengths[1])
+    found = scene.detected()
+    assert len(found["x"]) <= 2 * len(places)
+    for shift, strength in zip((0, apart), strengths, strict=True):
+        rows = rows_at(found, places + [0, shift], 1.0)
+        assert len(rows) >= least * len(places)
+        assert np.median(found["flux"][rows]) / scene.unit == pytest.approx(strength, rel=0.06)
+        assert np.median(found["chi2"][rows]) == pytest.approx(1, abs=0.15)
+
+
+def test_a_faint_source_beside_a_very_bright_one_is_found_and_nothing_else():
+    scene = Scene(shape=(300, 300), seed=7)
+    scene.add(100.3, 100.2, 3000)
+    scene.add(100.0, 112.0, 25)
+    scene.add(220.0, 200.0, 25, reference=True)
+    assert len(scene.detected()["x"]) == 3
+
+
+def test_side_lobes_of_the_score_are_no_sources():
+    scene = Scene(shape=(128, 128), seed=7)
+    made = scene.subtraction()
+    # A PSF with a negative ring, as a reference broader than the science frame can leave.
+    offsets = np.arange(BOX) - BOX // 2
+    ring = np.exp(-0.5 * ((np.hypot(offsets[:, None], offsets) - 6) / 1.2) ** 2)
+    psf = (made.psf_d - 0.02 * ring).astype(np.float32)
+    pattern = fftconvolve(psf, psf[::-1, ::-1], mode="same")
+    box = (slice(64 - BOX // 2, 64 + BOX // 2 + 1),) * 2
+    sigma = np.full_like(made.sigma_flux, np.median(made.sigma_flux))
+    made.difference[box] += 100 * sigma[0, 0] * psf
+    made.score[box] += (100 * pattern / pattern.max()).astype(np.float32)
+    peaks = find_peaks(made.score)
+    assert len(peaks[0]) > 5
+    kept = separate_peaks(made.difference, made.score, sigma, psf, peaks)
+    assert [part.tolist() for part in kept[:2]] == [[64], [64]]
 
 
 def test_mask_bits_within_two_pixels_belong_to_the_detection():
