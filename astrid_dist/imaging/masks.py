@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 _SAMPLE = 20_000
 
@@ -12,8 +11,8 @@ def source_free(
 ) -> NDArray[np.bool_]:
     """Pixels of a sky-subtracted image without a detectable source.
 
-    The image is smoothed with a Gaussian of the PSF's width, so that faint sources are found too; what
-    exceeds ``threshold`` of the smoothed noise is widened to a square, by 1.25 FWHM on each side.
+    The image is summed over squares of 1.2 FWHM, which find a point source nearly as well as its own profile
+    would; what exceeds ``threshold`` of their noise is widened to a square, by 1.25 FWHM on each side.
 
     Parameters
     ----------
@@ -24,22 +23,30 @@ def source_free(
     fwhm_px : float
         Seeing in pixels.
     threshold : float
-        In standard deviations of the smoothed noise; 4 cuts one noise pixel in 3e4, so that the noise's own
+        In standard deviations of the sums; 4 cuts one noise pixel in 3e4, so that the noise's own
         tails are hardly touched.
 
     Returns
     -------
     (y, x) bool
     """
-    width = fwhm_px / 2.3548
     good = np.isfinite(image)
-    smooth = ndimage.gaussian_filter(
-        np.where(good, image, np.float32(0)), width, mode="constant", truncate=3.0
-    )
-    # White noise smoothed by a Gaussian of width s keeps 1 / (2 s sqrt(pi)) of its standard deviation.
-    noise = sigma / (2 * width * np.sqrt(np.pi))
-    sources = smooth > threshold * noise
+    half = max(1, round(0.6 * fwhm_px))
+    sums = _moving_sum(np.where(good, image, np.float32(0)), half)
+    sources = sums > threshold * sigma * (2 * half + 1)
     return np.asarray(good & ~squared(sources, max(1, round(1.25 * fwhm_px))))
+
+
+def _moving_sum(image: NDArray[np.float32], half: int) -> NDArray[np.float32]:
+    """Sum over the square of `half` pixels to either side; zero lies beyond the border."""
+    for axis in (0, 1):
+        lines = image if axis == 0 else image.T
+        total = lines.copy(order="K")
+        for step in range(1, half + 1):
+            total[step:] += lines[:-step]
+            total[:-step] += lines[step:]
+        image = total if axis == 0 else total.T
+    return image
 
 
 def squared(where: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ _STRIDE = 3
 #: Side of the middle of a tile in which the noise's correlation is measured, pixels.
 _NOISE_PX = 192
 #: Stars per tile whose residuals are fitted.
-_STARS = 12
+_STARS = 8
 #: SNR of the limiting magnitude.
 _LIMIT = 5.0
 
