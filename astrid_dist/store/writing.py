@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,12 @@ class _UnreadShards(WrapperStore[Any]):
         return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
 
 
+@lru_cache(64)
+def _opened(location: str, group: str, created: str) -> "dict[str, zarr.Array[Any]]":
+    """Arrays that this process has opened for writing, kept from task to task of one and the same product."""
+    return {}
+
+
 class ProductWriter:
     """Writes one ``<field>/<band>`` group of a product; a task's, or the driver's for scalars.
 
@@ -84,8 +91,9 @@ class ProductWriter:
     def __init__(self, location: Location, group: str) -> None:
         self.location = location
         self.group = group
-        self.product = str(product_header(location)["product"])
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+        header = product_header(location)
+        self.product = str(header["product"])
+        self._arrays = _opened(str(location), group, str(header["created"]))
 
     def write(self, variable: str, region: Mapping[str, slice | int], values: ArrayLike) -> ShardDigest:
         """Write whole shards of one variable.
