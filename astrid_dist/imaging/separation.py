@@ -25,6 +25,8 @@ BLOCK = 64
 # Share of a stronger source's pattern, as high as it is at that distance or farther, that its fit may miss.
 _MODEL_ERROR = 0.25
 _BLEND_PASSES = 4
+# Pairs of sources handled at a time.
+_PAIRS = 8192
 
 
 def separate_peaks(
@@ -63,7 +65,7 @@ def separate_peaks(
     fitted = Sources(difference, score, model, peaks)
     kept = _not_side_lobes(fitted, pattern, sigma_flux, threshold)
     peaks = (peaks[0][kept], peaks[1][kept], peaks[2][kept])
-    sources = Sources(difference, score, model, peaks)
+    sources = fitted if kept.all() else Sources(difference, score, model, peaks)
     hidden = _hidden(sources, pattern, score, sigma_flux, threshold)
     if len(hidden[0]):
         both = (
@@ -178,7 +180,11 @@ def _not_side_lobes(
     stronger = pairs.sum(axis=1) - weaker
     gap = sources.places[stronger] - sources.pixels[weaker]
     scale = sources.flux[stronger] / sigma_flux[sources.rows[weaker], sources.columns[weaker]]
-    left = scale * pattern.image(gap.T, np.zeros(1, np.int64))[:, 0, 0]
+    middle = np.zeros(1, np.int64)
+    left = np.zeros(len(gap))
+    for i in range(0, len(gap), _PAIRS):
+        some = slice(i, i + _PAIRS)
+        left[some] = scale[some] * pattern.image(gap[some].T, middle)[:, 0, 0]
     error = _MODEL_ERROR * np.abs(scale) * _envelope(pattern, np.hypot(*gap.T))
     order = np.lexsort((weaker, -strength[weaker]))
     starts = np.flatnonzero(np.diff(weaker[order], prepend=-1))
