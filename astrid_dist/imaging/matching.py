@@ -1,9 +1,9 @@
-"""The science PSF of a pair refined until stars cancel, and what they still leave as an error of the model.
+"""The wider PSF of a pair refined until stars cancel, and what they still leave as an error of the model.
 
 Subtraction needs the PSFs right relative to each other: for the true ones P_r * N = P_n * R (Zackay, Ofek &
 Gal-Yam 2016, ApJ 830, 27, section 1). Where measured ones fail this, a kernel K near a delta function is
-fitted so that P_r * N = f K * P_n * R, as in Alard & Lupton 1998 (ApJ 503, 325), and P_n takes K over. The
-fit is done in D, whose noise is white.
+fitted so that P_r * N = f K * P_n * R, as in Alard & Lupton 1998 (ApJ 503, 325), and P_n takes K over; where
+P_r is the wider, the other way round: K then need not sharpen. The fit is done in D, whose noise is white.
 """
 
 from dataclasses import dataclass, replace
@@ -41,14 +41,14 @@ _LIGHT_SIGMA, _ODD_SIGMA = 10.0, 3.0
 
 @dataclass(frozen=True)
 class Match:
-    """The refined PSF of a pair, or the one that was given where refining does not help.
+    """PSFs of a pair, the wider one refined, or as they were given where refining does not help.
 
     Attributes
     ----------
-    psf_n : (v, u) float32
-        Science PSF, unit sum, in the box and about the middle of the one given.
+    psf_n, psf_r : (v, u) float32
+        Of science image and reference, unit sum, in the box and about the middle of those given.
     flux_ratio : float
-        Science over reference, for that PSF.
+        Science over reference, for those PSFs.
     shift : (float, float)
         (dx, dy) of the science image's stars, pixels.
     kernel : (k, k) float64
@@ -63,6 +63,7 @@ class Match:
     """
 
     psf_n: Image
+    psf_r: Image
     flux_ratio: float
     shift: tuple[float, float]
     kernel: Float64
@@ -78,22 +79,23 @@ def match_psf(
     var_new: Image,
     var_ref: Image,
     psf_n: Image,
+    psf_r: Image,
     plan: SubtractionPlan,
     *,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> Match:
-    """Refine the science PSF, the flux ratio and the shift of a pair by what its stars leave in D.
+    """Refine the wider PSF, the flux ratio and the shift of a pair by what its stars leave in D.
 
-    Pixels where the reference has light are fitted by K * R and a sky quadratic in x and y, weighted by noise
-    and model error, in three rounds of clipping, so that variables, transients and defects do not count. How
-    stiff K is, and whether it is used at all, is decided by blocks held out.
+    Pixels where the sharper image has light are fitted by K times that and a sky quadratic in x and y,
+    weighted by noise and model error, in three rounds of clipping, so that variables, transients and defects
+    do not count. How stiff K is, and whether it is used at all, is decided by blocks held out.
 
     Parameters
     ----------
     new, ref, var_new, var_ref : (y, x) float32
         As `zogy.subtract` takes them; saturated stars must be NaN.
-    psf_n : (v, u)
-        Science PSF of `plan`, unit sum.
+    psf_n, psf_r : (v, u)
+        PSFs of `plan`, unit sum.
     plan : SubtractionPlan
         Filters of the pair as measured.
     shift : (float, float)
@@ -105,33 +107,31 @@ def match_psf(
         For a new plan and `zogy.subtract`, together: K's offset is in the shift, its sum in the flux ratio.
     """
     science, reference, variance, usable = _in_difference(new, ref, var_new, var_ref, plan, shift)
-    noise = np.sqrt(variance)
-    significance = np.where(usable, ndimage.uniform_filter(reference, 3) * 3 / noise, 0)
+    given_n, given_r = np.asarray(psf_n, dtype=np.float32), np.asarray(psf_r, dtype=np.float32)
+    of_science = bool(np.square(given_n).sum() <= np.square(given_r).sum())
+    target, light = (science, reference) if of_science else (reference, science)
+    significance = np.where(usable, ndimage.uniform_filter(light, 3) * 3 / np.sqrt(variance), 0)
     peaks = significance == ndimage.maximum_filter(significance, 7)
     n_stars = int(np.count_nonzero(peaks & (significance > _STAR_SIGMA)))
-    given = np.asarray(psf_n, dtype=np.float32)
-    nothing = Match(given, plan.flux_ratio, shift, np.ones((1, 1)), np.nan, np.nan, n_stars, False)
+    nothing = Match(given_n, given_r, plan.flux_ratio, shift, np.ones((1, 1)), np.nan, np.nan, n_stars, False)
     if n_stars < _MIN_STARS:
         return nothing
-    design, target, fold, stamps = _fit_pixels(science, reference, variance, usable, significance)
+    design, values, fold, stamps = _fit_pixels(target, light, variance, usable, significance)
     if len(np.unique(fold)) < 2:
         return nothing
-    solution, before, after = _fit(design, target, fold)
+    solution, before, after = _fit(design, values, fold)
+    nothing = replace(nothing, chi2_before=before, chi2_after=after)
     if not after < before:
-        return replace(nothing, chi2_before=before, chi2_after=after)
+        return nothing
     kernel = np.tensordot(solution[: len(stamps)], stamps, axes=1)
     kernel[len(kernel) // 2, len(kernel) // 2] += 1
-    refined, gain, moved = _convolved(given, kernel)
-    return Match(
-        refined,
-        plan.flux_ratio * gain,
-        (shift[0] + moved[0], shift[1] + moved[1]),
-        kernel,
-        before,
-        after,
-        n_stars,
-        True,
-    )
+    refined, gain, (dx, dy) = _convolved(given_n if of_science else given_r, kernel)
+    if of_science:
+        found = replace(nothing, psf_n=refined, flux_ratio=plan.flux_ratio * gain)
+    else:
+        found = replace(nothing, psf_r=refined, flux_ratio=plan.flux_ratio / gain)
+        dx, dy = -dx, -dy
+    return replace(found, shift=(shift[0] + dx, shift[1] + dy), kernel=kernel, accepted=True)
 
 
 def sky_left(difference: Image, score: Image, per_score: Image, fwhm_px: float) -> Image:

@@ -36,7 +36,7 @@ class Pair:
     ) -> matching.Match:
         image = self.new.image if new is None else new
         planes = image, self.ref.image, self.new.variance, self.ref.variance
-        return matching.match_psf(*planes, self.psf_n, self.plan(self.psf_n, ratio), shift=shift)
+        return matching.match_psf(*planes, self.psf_n, self.psf_r, self.plan(self.psf_n, ratio), shift=shift)
 
     def subtract(self, found: matching.Match, new: NDArray[Any] | None = None) -> zogy.Subtraction:
         image = self.new.image if new is None else new
@@ -62,13 +62,26 @@ def inner_std(score: NDArray[np.float32]) -> float:
 
 def test_stars_cancel_once_a_wrong_psf_ratio_and_shift_are_refined(pair: Pair) -> None:
     found = pair.match(ratio=1.03, shift=(0.1, -0.06))
-    given = matching.Match(pair.psf_n, 1.03, (0.1, -0.06), np.ones((1, 1)), 0, 0, 0, False)
+    given = matching.Match(pair.psf_n, pair.psf_r, 1.03, (0.1, -0.06), np.ones((1, 1)), 0, 0, 0, False)
     assert inner_std(pair.subtract(given).score) > 1.8
     assert found.accepted
     assert found.chi2_after < 0.6 * found.chi2_before
     assert found.shift == pytest.approx((0, 0), abs=0.01)
     assert found.psf_n.sum() == pytest.approx(1, abs=1e-5)
     assert inner_std(pair.subtract(found).score) == pytest.approx(1, abs=0.1)
+
+
+def test_the_psf_of_a_wider_reference_is_the_one_refined(pair: Pair) -> None:
+    planes = pair.ref.image, pair.new.image, pair.ref.variance, pair.new.variance
+    sigma = np.sqrt(SKY)
+    given = zogy.plan_subtraction(pair.psf_r, pair.psf_n, sigma, sigma, 1.03, shape=pair.ref.image.shape)
+    found = matching.match_psf(*planes, pair.psf_r, pair.psf_n, given, shift=(0.1, -0.06))
+    assert found.accepted
+    assert np.array_equal(found.psf_n, pair.psf_r)
+    assert found.shift == pytest.approx((0, 0), abs=0.01)
+    psfs = found.psf_n, found.psf_r
+    plan = zogy.plan_subtraction(*psfs, sigma, sigma, found.flux_ratio, shape=pair.ref.image.shape)
+    assert inner_std(zogy.subtract(*planes, plan, shift=found.shift).score) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("place", ["blank", "star"])
@@ -184,7 +197,7 @@ def test_what_stars_leave_becomes_their_error(
 
 def test_few_stars_give_no_error(paint: Callable[..., Field]) -> None:
     few = make(paint, n=2, spacing=60.0)
-    given = matching.Match(few.psf_n, 1.5, (0.0, 0.0), np.ones((1, 1)), 0, 0, 0, False)
+    given = matching.Match(few.psf_n, few.psf_r, 1.5, (0.0, 0.0), np.ones((1, 1)), 0, 0, 0, False)
     wrong = few.subtract(given)
     plan = few.plan(few.psf_n, 1.5)
     assert inner_std(wrong.score) > 5
