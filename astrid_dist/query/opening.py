@@ -56,7 +56,7 @@ def with_flux_units(table: xr.Dataset) -> xr.Dataset:
     units: set[str] = set().union(*found)
     known = {"units": units.pop()} if len(units) == 1 and "" not in units else {}
     fluxes = {}
-    for name in ("flux", "flux_err"):
+    for name in ("flux", "flux_err", "aperture_flux", "streak_flux"):
         if name in table:
             others = {key: value for key, value in table[name].attrs.items() if key != "units"}
             fluxes[name] = table[name].variable.copy(deep=False)

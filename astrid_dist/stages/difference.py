@@ -21,6 +21,7 @@ from astrid_dist.stages.blocks import (
 from astrid_dist.stages.pair import open_pair, psf_box, scalars_set_aside
 from astrid_dist.stages.selection import Epochs, Groups, choose_epochs, epochs_digest, groups_of, resolved
 from astrid_dist.stages.subtraction import TILE_MAPS, subtract_tiles
+from astrid_dist.stages.tiles import Options, Refine
 from astrid_dist.store.layouts import TILE
 from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
@@ -59,10 +60,20 @@ class Settings(BaseModel):
     renormalise: bool = Field(
         default=True, description="divide S_corr of each tile by its measured source-free standard deviation"
     )
+    refine: Refine = Field(
+        default="auto",
+        description="refine the PSF of a pair by what its stars leave: auto (where they leave too much), "
+        "always, never",
+    )
     thresholds: dict[str, dict[str, list[float | None]] | None] = Field(
         default={},
         description="quality thresholds other than the survey's: metric -> colour -> [lowest, highest]",
     )
+
+    @property
+    def tiles(self) -> Options:
+        """How tiles are subtracted."""
+        return Options(self.astrometric_sigma_px, self.renormalise, self.refine)
 
     @property
     def resolved_thresholds(self) -> Thresholds:
@@ -164,7 +175,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     science, template = pair.science(outer), pair.template(outer)
     read = perf_counter()
     pair = pair.registered(science, template)
-    made = subtract_tiles(pair, core, science, template, options.astrometric_sigma_px, options.renormalise)
+    made = subtract_tiles(pair, core, science, template, options.tiles)
     grading.measure_tiles(pair, made, science, template)
     metrics, pixels = grading.grade_tiles(pair, made, options.resolved_thresholds)
     computed = perf_counter()

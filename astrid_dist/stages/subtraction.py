@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.flags import Flag
-from astrid_dist.imaging import zogy
 from astrid_dist.imaging.background import evaluate
 from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.masks import noise_moments, source_free
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import Pair, Template
+from astrid_dist.stages.tiles import Options, subtract_tile
 from astrid_dist.store.layouts import TILE, variables
 
 #: Source-free pixels below which the noise of a tile is not judged.
@@ -70,8 +70,7 @@ def subtract_tiles(
     core: Window,
     science: Planes,
     template: Template,
-    astrometric_sigma_px: float,
-    renormalise: bool,
+    options: Options,
 ) -> Result:
     """Subtract one shard, given the planes of the shard and its halo.
 
@@ -85,11 +84,9 @@ def subtract_tiles(
         Of the epoch, on the shard and its halo.
     template : Template
         Of the reference, on the same window.
-    astrometric_sigma_px : float
-        Misregistration per axis assumed where stars are too few to measure it.
-    renormalise : bool
-        Divide S_corr of a tile by its source-free standard deviation. In an epoch that is part of its own
-        reference the common noise cancels; there a deviation below 1 is left, lest it sharpen detections.
+    options : Options
+        In an epoch that is part of its own reference the common noise cancels; there a standard deviation
+        below 1 is not divided out, lest it sharpen detections.
     """
     inner = core.within(science.window)
     quiet = source_free(science.image[inner], science.sigma, pair.fwhm_px) & template.quiet[inner]
@@ -98,70 +95,26 @@ def subtract_tiles(
     for at, tile in made.grid:
         window = tile.widened(pair.halo, *pair.shape)
         new, ref = science.cut(window), template.planes.cut(window)
-        if np.isfinite(new.image).any() and np.isfinite(ref.image).any():
-            _subtract_tile(pair, made, at, tile, new, ref, astrometric_sigma_px)
-        else:
+        place = tile.within(core)
+        if not (np.isfinite(new.image).any() and np.isfinite(ref.image).any()):
             for name in IMAGES:
-                made.planes[name][tile.within(core)] = np.nan
+                made.planes[name][place] = np.nan
+            continue
+        found = subtract_tile(pair, tile, new, ref, options)
+        for name in IMAGES:
+            made.planes[name][place] = getattr(found, name)[tile.within(window)]
+        made.psf_d[at] = found.psf_d
+        for name, value in found.measured.items():
+            made.maps[name][at] = value
     sky = residual_sky(made.planes["difference"], quiet)
     made.planes["difference"] -= sky
     for at, tile in made.tiles:
-        _normalise_tile(made, at, tile.within(core), sky, renormalise, pair.share > 0)
+        _normalise_tile(made, at, tile.within(core), sky, options.renormalise, pair.share > 0)
     made.planes["mask"][np.isnan(made.planes["score"])] |= int(Flag.NO_DATA)
     if np.isfinite(made.maps["kernel_radius_px"]).any():
         border = _border(core, pair.shape, float(np.nanmax(made.maps["kernel_radius_px"])))
         made.planes["mask"][border] |= int(Flag.EDGE)
     return made
-
-
-def _subtract_tile(
-    pair: Pair,
-    made: Result,
-    at: tuple[int, int],
-    tile: Window,
-    new: Planes,
-    ref: Planes,
-    astrometric_sigma_px: float,
-) -> None:
-    """ZOGY of one tile, into the result."""
-    local = pair.comparison.at(*tile.centre, TILE / 2)
-    psf_n, psf_r = pair.psfs_at(*tile.centre)
-    filters = zogy.plan_subtraction(
-        psf_n, psf_r, new.sigma, ref.sigma, local.flux_ratio, shape=new.window.shape
-    )
-    result = zogy.subtract(
-        new.image,
-        ref.image,
-        new.variance,
-        ref.variance,
-        filters,
-        shift=local.shift,
-        astrometric_sigma=local.astrometric_sigma(astrometric_sigma_px),
-        flux_ratio_err=local.flux_sigma,
-    )
-    crop, place = tile.within(new.window), tile.within(made.core)
-    for name in IMAGES:
-        made.planes[name][place] = getattr(result, name)[crop]
-    made.psf_d[at] = result.psf_d
-    measured = {
-        "sigma_n": new.sigma,
-        "sigma_r": ref.sigma,
-        "flux_ratio": local.flux_ratio,
-        "flux_ratio_err": local.flux_ratio_err,
-        "flux_ratio_scatter": local.flux_scatter,
-        "F_S": result.F_S,
-        "dx": local.dx,
-        "dy": local.dy,
-        "dx_err": local.dx_err,
-        "dy_err": local.dy_err,
-        "offset_scatter": np.hypot(local.scatter_x, local.scatter_y) / np.sqrt(2),
-        "n_tile_stars": local.n_stars,
-        "kernel_radius_px": result.kernel_radius_px,
-        "fwhm_n": pair.fwhms_at(psf_n, psf_r)[0],
-        "fwhm_r": pair.fwhms_at(psf_n, psf_r)[1],
-    }
-    for name, value in measured.items():
-        made.maps[name][at] = value
 
 
 def residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -210,6 +163,8 @@ def _normalise_tile(
     # Every other row and column: neighbours in a score say the same.
     sampled = (slice(None, None, 2),) * 2
     mean, std, n_quiet = noise_moments(score[sampled], made.quiet[place][sampled])
+    if 4 * n_quiet < ENOUGH_PIXELS:  # so crowded that the stars, which are gone, must say it too
+        mean, std, n_quiet = noise_moments(score[sampled], np.isfinite(score[sampled]))
     factor = std if renormalise and 4 * n_quiet >= ENOUGH_PIXELS and std > 0 else 1.0
     if shares_noise:
         factor = max(factor, 1.0)

@@ -224,6 +224,7 @@ _TILES = """
     saturated_fraction | f4 | 1 | saturated and bleeding pixels, of all
     limiting_mag | f4 | mag | AB magnitude of a point source of SNR 5 in the difference
     limiting_flux | f4 | electron | flux of a point source of SNR 5 in the difference
+    refined | i1 | 1 | whether the PSF of the pair was refined by its own stars
     tile_quality | f4 | 1 | quality of the tile, 0 to 1
     tile_verdict | i1 | | 0 red, 1 orange, 2 yellow, 3 green
 """

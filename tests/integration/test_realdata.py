@@ -24,10 +24,10 @@ def test_real_frames_give_unit_noise_few_peaks_and_steady_stars(
         assert 0.9 < one.score_std < 1.15, one
         assert np.hypot(*one.offset_err_px) < 0.2, one
         if one.n_matched < 8:
-            assert one.verdict == "few stars", one
+            assert one.verdict in ("yellow", "orange"), one
             assert f"{one.n_matched} matched stars" in one.reason
         else:
-            assert one.verdict in ("good", "noise off"), one
+            assert one.verdict in ("green", "yellow"), one
         # Some of these cut-outs hold a cosmic ray or a bright galaxy; none may hold a forest of peaks.
         assert one.density[1] < 200, one
     scatter, error = star_curve(tmp_path, figures[-1].group)

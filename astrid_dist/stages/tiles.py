@@ -1,0 +1,134 @@
+"""One tile of a pair: subtracted as measured, then with a refined PSF where its stars do not cancel."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrid_dist.imaging import matching, zogy
+from astrid_dist.stages.blocks import Planes, Window
+from astrid_dist.stages.pair import Pair
+from astrid_dist.stages.pairing import Local
+
+Refine = Literal["auto", "always", "never"]
+Image = NDArray[np.float32]
+
+#: Mean square of the score on stars above which they are said not to cancel; 1 is perfect.
+MISFIT = 1.5
+#: A star's own scatter in flux (a fraction) and place (pixels) above which its PSF is doubted.
+SCATTER_FLUX, SCATTER_PX = 0.03, 0.05
+#: Light of a pixel over its noise that makes it part of a star, and how many it takes to judge.
+_STAR_SNR, _ENOUGH = 5.0, 200
+#: What one pixel can add to the mean square: variables, cosmic rays and trails do not rule.
+_CAP = 25.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tiles are subtracted; what the fields mean is said in the job file."""
+
+    astrometric_sigma_px: float
+    renormalise: bool
+    refine: Refine
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A subtracted tile with its margin."""
+
+    difference: Image
+    score: Image
+    sigma_flux: Image
+    psf_d: Image
+    measured: dict[str, float]
+    """Of the difference's tile maps."""
+
+
+def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: Options) -> Tile:
+    """Subtract one tile.
+
+    Parameters
+    ----------
+    pair : Pair
+        Epoch and reference.
+    tile : Window
+        Whose centre says where PSFs, flux ratio and offset are taken.
+    new, ref : Planes
+        Of both, on the tile and its margin.
+    options : Options
+        With ``refine="auto"`` the PSF is refined only where stars leave more than their noise, or scatter so
+        much that the terms for it would hide faint sources: it takes three times as long.
+    """
+    half = max(tile.shape) / 2
+    local = pair.comparison.at(*tile.centre, half)
+    psfs = pair.psfs_at(*tile.centre)
+    planes = new.image, ref.image, new.variance, ref.variance
+    plan = zogy.plan_subtraction(*psfs, new.sigma, ref.sigma, local.flux_ratio, shape=new.window.shape)
+    result = zogy.subtract(
+        *planes,
+        plan,
+        shift=local.shift,
+        astrometric_sigma=local.astrometric_sigma(options.astrometric_sigma_px),
+        flux_ratio_err=local.flux_sigma,
+    )
+    fwhm_n, fwhm_r = pair.fwhms_at(*psfs)
+    measured = {
+        "sigma_n": new.sigma,
+        "sigma_r": ref.sigma,
+        "flux_ratio": local.flux_ratio,
+        "flux_ratio_err": local.flux_ratio_err,
+        "flux_ratio_scatter": local.flux_scatter,
+        "F_S": result.F_S,
+        "dx": local.dx,
+        "dy": local.dy,
+        "dx_err": local.dx_err,
+        "dy_err": local.dy_err,
+        "offset_scatter": np.hypot(local.scatter_x, local.scatter_y) / np.sqrt(2),
+        "n_tile_stars": local.n_stars,
+        "kernel_radius_px": result.kernel_radius_px,
+        "fwhm_n": fwhm_n,
+        "fwhm_r": fwhm_r,
+        "refined": 0,
+    }
+    as_measured = Tile(result.difference, result.score, result.sigma_flux, result.psf_d, measured)
+    if options.refine == "never" or (options.refine == "auto" and not _doubtful(result.score, ref, local)):
+        return as_measured
+    found = matching.match_psf(*planes, *psfs, plan, shift=local.shift)
+    return _refined(found, new, ref, as_measured, max(fwhm_n, fwhm_r)) if found.accepted else as_measured
+
+
+def _doubtful(score: Image, ref: Planes, local: Local) -> bool:
+    """Whether stars leave more than their noise, or scatter more than stars of right PSFs do."""
+    stars = np.isfinite(score) & (ref.image > _STAR_SNR * np.sqrt(ref.variance))
+    if np.count_nonzero(stars) < _ENOUGH:
+        return False
+    scatter = max(local.scatter_x, local.scatter_y)
+    left = float(np.minimum(np.square(score[stars]), _CAP).mean())
+    return left > MISFIT or local.flux_scatter > SCATTER_FLUX or scatter > SCATTER_PX
+
+
+def _refined(found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm_px: float) -> Tile:
+    """The tile with the PSFs of a match, without the sky it leaves, and with its error on stars in S_corr."""
+    planes = new.image, ref.image, new.variance, ref.variance
+    plan = zogy.plan_subtraction(
+        found.psf_n, found.psf_r, new.sigma, ref.sigma, found.flux_ratio, shape=new.window.shape
+    )
+    plain = zogy.subtract(*planes, plan, shift=found.shift)
+    power = np.float32(np.square(plan.psf_d).sum())
+    sky = matching.sky_left(plain.difference, plain.score, plain.sigma_flux * power, fwhm_px)
+    level = plain.score - sky / (plain.sigma_flux * power)
+    error = matching.model_error(level, plain.sigma_flux, ref.image, plan)
+    result = zogy.subtract(*planes, plan, shift=found.shift, flux_ratio_err=error * plan.flux_ratio)
+    measured = before.measured | {
+        "flux_ratio": found.flux_ratio,
+        "flux_ratio_scatter": error,
+        "F_S": result.F_S,
+        "dx": found.shift[0],
+        "dy": found.shift[1],
+        "offset_scatter": 0.0,
+        "kernel_radius_px": result.kernel_radius_px,
+        "refined": 1,
+    }
+    score = result.score - sky / (result.sigma_flux * power)
+    return Tile(result.difference - sky, score, result.sigma_flux, result.psf_d, measured)
