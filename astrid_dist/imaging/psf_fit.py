@@ -1,5 +1,6 @@
 """The point-spread function of an epoch, measured from its stars."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ _MOFFAT_ROUNDS, _ORDER_ROUND, _ROUNDS = 2, 3, 7  # a Moffat until the first, con
 _MOFFAT_STARS = 40
 _SMOOTH_FWHM = 1.5  # beyond this radius the wings are the mean of a ring: pixels there are noise
 _SANE = (0.4, 2.5)  # FWHM of a PSF in parts of that of the frame's stars
+_WELL_SAMPLED_PX = 2.4  # FWHM from which the pixels themselves sample the PSF
 _PRIOR = 0.3  # of the PSF's value: how much the terms of the field are expected to be
 
 
@@ -66,6 +68,28 @@ def measure_psf(
         stars an elliptical Moffat fitted to them, without any a round one of the width given.
     """
     scene = Scene.of(image_minus_background, variance, mask)
+    if oversampling > 1 and fwhm_px > _WELL_SAMPLED_PX:
+        # Pixels say all there is: samples between them would each hear fewer stars.
+        found = _measured(scene, stars, box, fwhm_px, order, 1)
+        return _finer(found, oversampling)
+    return _measured(scene, stars, box, fwhm_px, order, oversampling)
+
+
+def _finer(found: Psf, oversampling: int) -> Psf:
+    """The same PSF with more samples to a pixel, from the spline through those there are."""
+    side = oversampling * (found.terms.shape[1] - 1) + 1
+    planes = np.concatenate([found.terms, found.residual[None]])
+    fine = np.zeros((len(planes), side, side))
+    for v in range(oversampling):
+        for u in range(oversampling):
+            phase = psf.shift(planes, [-u / oversampling] * len(planes), [-v / oversampling] * len(planes))
+            part = fine[:, v::oversampling, u::oversampling]
+            part[:] = phase[:, : part.shape[1], : part.shape[2]]
+    terms = _same_sums(fine[:-1], oversampling).astype(np.float32)
+    return replace(found, terms=terms, residual=fine[-1].astype(np.float32), oversampling=oversampling)
+
+
+def _measured(scene: Scene, stars: StarList, box: int, fwhm_px: float, order: int, oversampling: int) -> Psf:
     shape = scene.image.shape
     terms = np.zeros((psf.n_terms(order), *[psf.stamp_side(box, oversampling)] * 2))
     terms[0] = psf.moffat(fwhm_px, box, oversampling=oversampling)
@@ -254,13 +278,17 @@ def _finish(terms: Float64, used: int, shape: tuple[int, ...], oversampling: int
         mean = np.bincount(ring.ravel(), made[term].ravel()) / members
         smooth = np.interp(radius, np.arange(len(mean)), mean)
         out[term] = ((1 - blend) * made[term] + blend * smooth) * bell
-    # A star's light is all there wherever in a pixel it lies: every phase of the samples has the same sum.
+    return _same_sums(out, oversampling)
+
+
+def _same_sums(terms: Float64, oversampling: int) -> Float64:
+    """Every phase of the samples with the same sum: a star's light is all there wherever in a pixel it is."""
     for v in range(oversampling):
         for u in range(oversampling):
-            phase = out[:, v::oversampling, u::oversampling]
+            phase = terms[:, v::oversampling, u::oversampling]
             phase[0] /= phase[0].sum()
             phase[1:] -= phase[1:].sum(axis=(1, 2))[:, None, None] * phase[0]
-    return out
+    return terms
 
 
 def _elliptical_radius(stamp: Float64, width: float) -> Float64:

@@ -114,9 +114,15 @@ class PsfStars:
 
         x, y, flux, chi2, left, weights, model = (a[keep] for a in (x, y, flux, chi2, left, weights, model))
         scale = np.maximum(flux, 1e-12)[:, None, None]
-        # No star may outweigh the typical one by much: the brightest few would be the PSF everywhere.
+        # In the core no star may outweigh the typical one by much: the brightest few would be the PSF
+        # everywhere. In the wings they must, for only theirs stand out of the noise and of faint neighbours.
         snr = np.sqrt((weights * model**2).sum(axis=(1, 2))) * flux
-        cap = np.maximum(snr / (1.5 * np.median(snr)), 1.0)[:, None, None] if len(snr) else 1.0
+        outwards = np.clip(radius / self.fwhm_px - 1, 0, 1)
+        cap = (
+            np.maximum(snr / (1.5 * np.median(snr)), 1.0)[:, None, None] ** (1 - outwards)
+            if len(snr)
+            else 1.0
+        )
         known = weights > 0
         noise = cap**2 / np.where(known, weights * scale**2, 1) + (_MODEL_ERROR * model) ** 2
         on_samples = _on_samples(left / scale, np.where(known, 1 / noise, 0), x, y, self.oversampling)

@@ -226,19 +226,21 @@ def psf_at(dataset: xr.Dataset, x: float, y: float) -> xr.DataArray:
     """PSF at a position of a survey or reference: (..., v, u), lazy, sums to 1."""
     from astrid_dist.imaging.psf import evaluate
 
-    order = int(dataset.attrs.get("psf_order", 0))
+    order, oversampling = (int(dataset.attrs.get(*one)) for one in (("psf_order", 0), ("oversampling", 1)))
     shape = grid_shape(dataset)
+    box = (dataset.sizes["u"] - 1) // oversampling + 1
 
     def stamp(terms: Any) -> Any:
-        return evaluate(terms, order, x, y, shape)
+        return evaluate(terms, order, x, y, shape, oversampling)
 
     at: xr.DataArray = xr.apply_ufunc(
         stamp,
-        dataset["psf"],
-        input_core_dims=[["psf_term", "v", "u"]],
+        dataset["psf"].rename(v="fine_v", u="fine_u"),
+        input_core_dims=[["psf_term", "fine_v", "fine_u"]],
         output_core_dims=[["v", "u"]],
         vectorize=True,
         dask="parallelized",
+        dask_gufunc_kwargs={"output_sizes": {"v": box, "u": box}},
         output_dtypes=[np.float32],
     )
     return at.assign_attrs(units="1", long_name="point spread function at the position, sums to 1")

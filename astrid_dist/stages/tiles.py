@@ -9,19 +9,18 @@ from numpy.typing import NDArray
 from astrid_dist.imaging import matching, zogy
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import Pair
-from astrid_dist.stages.pairing import Local
 
 Refine = Literal["auto", "always", "never"]
 Image = NDArray[np.float32]
 
 #: Mean square of the score on stars above which they are said not to cancel; 1 is perfect.
 MISFIT = 1.5
-#: A star's own scatter in flux (a fraction) and place (pixels) above which its PSF is doubted.
-SCATTER_FLUX, SCATTER_PX = 0.03, 0.05
 #: Light of a pixel over its noise that makes it part of a star, and how many it takes to judge.
 _STAR_SNR, _ENOUGH = 5.0, 200
 #: What one pixel can add to the mean square: variables, cosmic rays and trails do not rule.
 _CAP = 25.0
+#: Square of a score that noise seldom reaches.
+_NOISE = 9.0
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
     new, ref : Planes
         Of both, on the tile and its margin.
     options : Options
-        With ``refine="auto"`` the PSF is refined only where stars leave more than their noise, or scatter so
-        much that the terms for it would hide faint sources: it takes three times as long.
+        With ``refine="auto"`` the PSF is refined where stars leave more than their noise, which takes three
+        times as long, and the result taken where less is left.
     """
     half = max(tile.shape) / 2
     local = pair.comparison.at(*tile.centre, half)
@@ -92,20 +91,29 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
         "refined": 0,
     }
     as_measured = Tile(result.difference, result.score, result.sigma_flux, result.psf_d, measured)
-    if options.refine == "never" or (options.refine == "auto" and not _doubtful(result.score, ref, local)):
+    if options.refine == "never" or (options.refine == "auto" and not _stars_left(result.score, ref)):
         return as_measured
     found = matching.match_psf(*planes, *psfs, plan, shift=local.shift)
-    return _refined(found, new, ref, as_measured, max(fwhm_n, fwhm_r)) if found.accepted else as_measured
+    if not found.accepted:
+        return as_measured
+    refined = _refined(found, new, ref, as_measured, max(fwhm_n, fwhm_r))
+    # With few stars the kernel's wings are poorly known: they must leave less all around, too.
+    better = options.refine == "always" or _left(refined.score) < _left(as_measured.score)
+    return refined if better else as_measured
 
 
-def _doubtful(score: Image, ref: Planes, local: Local) -> bool:
-    """Whether stars leave more than their noise, or scatter more than stars of right PSFs do."""
+def _stars_left(score: Image, ref: Planes) -> bool:
+    """Whether stars leave more than their noise."""
     stars = np.isfinite(score) & (ref.image > _STAR_SNR * np.sqrt(ref.variance))
     if np.count_nonzero(stars) < _ENOUGH:
         return False
-    scatter = max(local.scatter_x, local.scatter_y)
-    left = float(np.minimum(np.square(score[stars]), _CAP).mean())
-    return left > MISFIT or local.flux_scatter > SCATTER_FLUX or scatter > SCATTER_PX
+    return float(np.minimum(np.square(score[stars]), _CAP).mean()) > MISFIT
+
+
+def _left(score: Image) -> float:
+    """What stands out of a score: mean square of what is beyond three, of all pixels."""
+    square = np.minimum(np.square(score), _CAP)
+    return float(np.nanmean(np.where(square < _NOISE, np.float32(0), square)))
 
 
 def _refined(found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm_px: float) -> Tile:

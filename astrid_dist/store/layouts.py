@@ -165,7 +165,7 @@ _IMAGES = """
     variance | f4 | electron2 | variance of image
     mask | u2 | | why a pixel cannot be trusted
 """
-_PSF = "psf | f4 | 1 | point spread function, Legendre terms over the field; the first sums to 1"
+_PSF = "psf | f4 | 1 | point spread function, Legendre terms; the first sums to oversampling squared"
 _SKY = """
     background | f4 | electron | sky level in a mesh cell of the whole frame
     background_rms | f4 | electron | sky noise in a mesh cell
@@ -325,7 +325,7 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 survey_epoch | i4 | | index of the epoch in the survey
                 quality | f4 | 1 | quality of the subtraction, 0 to 1
                 n_matched | i4 | 1 | stars matched between science and reference
-                reference_weight | f4 | 1 | weight of the epoch in its own reference; 0 where it is no part of it
+                reference_weight | f4 | 1 | weight of the epoch in its own reference; 0: no part of it
                 """,
             ),
             _table("epoch", _QUALITY),

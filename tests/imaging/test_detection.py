@@ -140,7 +140,7 @@ def test_blends_are_two_sources_with_their_own_fluxes(separation, strengths, lea
     found = scene.detected()
     assert len(found["x"]) <= 2 * len(places)
     for shift, strength in zip((0, apart), strengths, strict=True):
-        rows = rows_at(found, places + [0, shift], 1.0)
+        rows = rows_at(found, places + np.array([0, shift]), 1.0)
         assert len(rows) >= least * len(places)
         assert np.median(found["flux"][rows]) / scene.unit == pytest.approx(strength, rel=0.06)
         assert np.median(found["chi2"][rows]) == pytest.approx(1, abs=0.15)

@@ -123,7 +123,7 @@ def test_three_stars_give_an_elliptical_moffat_and_none_a_round_one():
     blind = measure_psf(field.image, field.variance, field.mask, none, 63, 3.5, order=1, oversampling=2)
     assert blind.fallback
     assert "no usable star" in blind.reason
-    assert np.array_equal(blind.terms[0], psf.moffat(3.5, 63, oversampling=2))
+    assert shape_errors(blind, Optics(3.5), shape).max() < 0.02
     assert np.isnan(blind.chi2_map(shape, 50)).all()
 
 

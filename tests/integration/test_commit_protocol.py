@@ -145,8 +145,8 @@ def test_writing_committing_and_opening_cost_the_requests_they_must(server: R2Se
     requests()
     shards = [write_epoch(location, GROUPS[0], epoch, SIZES) for epoch in range(2)]
     n = len(epoch_variables(SIZES))
-    # The root, each array's metadata, each shard once; nothing is read back.
-    assert requests() == {("GET", "metadata"): 2 * (1 + n), ("PUT", "data"): 2 * n}
+    # The root for each epoch, each array's metadata once, each shard once; nothing is read back.
+    assert requests() == {("GET", "metadata"): 2 + n, ("PUT", "data"): 2 * n}
     markers = {e: {"shards": one, "scalars": scalars(GROUPS[0], e)} for e, one in enumerate(shards)}
     assert commit(location, GROUPS[0], markers) == 2
     spent, n_scalars = requests(), len(scalars(GROUPS[0], 0))

@@ -47,6 +47,7 @@ def look(survey: str) -> int:
     assert np.isfinite(window["image"]).mean() > 0.9
     assert np.isfinite(window["background"]).all()
     assert int(np.isfinite(window["star_x"]).sum()) == int(newest["n_stars"])
-    assert abs(float(window["psf"].sum()) - 1) < 1e-3
+    samples = int(cube.attrs["oversampling"]) ** 2
+    assert abs(float(window["psf"].isel(psf_term=0).sum()) / samples - 1) < 1e-3
     assert cube.astrid.light_curve(x=128.0, y=128.0).sizes["epoch"] == count
     return count
