@@ -6,7 +6,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
-from generated import escape_bars, fill_tables  # noqa: E402
+from generated import escape_bars, fill_tables, short_types  # noqa: E402
 
 from astrid_dist import __version__  # noqa: E402
 
@@ -45,3 +45,4 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 def setup(app):
     app.connect("source-read", fill_tables)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-signature", short_types)

@@ -1,6 +1,7 @@
 """Tables of the documentation that must not be typed by hand: layouts, commands, benchmarks."""
 
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -104,6 +105,19 @@ def picture():
 def escape_bars(app, what, name, obj, options, lines):
     """In docstrings a bar is an absolute value, never a reST substitution (an autodoc hook)."""
     lines[:] = ["``".join(_escape_odd(line.split("``"))) for line in lines]
+
+
+def short_types(app, what, name, obj, options, signature, returns):
+    """Types of arrays as one reads them (an autodoc hook); shapes and units are in the docstrings."""
+    return _short(signature), _short(returns)
+
+
+def _short(types):
+    if types is None:
+        return None
+    types = re.sub(r"~?\b(numpy|typing)\.", "", types)
+    types = re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", types)
+    return re.sub(r"[\w.]*_Buffer \| .*?_NestedSequence\[complex \| bytes \| str\]", "ArrayLike", types)
 
 
 def _escape_odd(parts):

@@ -1,18 +1,23 @@
 """What the documentation says to type exists: commands, options, job settings, names of the Python API."""
 
 import ast
+import io
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+import yaml
+from PIL import Image
 
 import astrid_dist
 from astrid_dist.cli import app
 from astrid_dist.engine.jobfile import load_job, validate
 from astrid_dist.query import AstridAccessor
 from astrid_dist.stages import load_stage
+from astrid_dist.surveys.profile import load_profile, resolve_thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +70,31 @@ def test_every_python_block_compiles_and_asks_for_names_that_exist(page, block):
             assert hasattr(AstridAccessor, node.attr), f"{page}: .astrid.{node.attr}"
 
 
-def test_every_link_between_pages_leads_somewhere():
+@pytest.mark.parametrize(("page", "block"), blocks("yaml"))
+def test_every_setting_in_yaml_is_one_that_is_read(page, block, tmp_path):
+    said = yaml.safe_load(block)
+    if "extends" in said:
+        file = tmp_path / "profile.yaml"
+        file.write_text(block)
+        assert load_profile(file).name == said["name"]
+        return
+    assert list(said) == ["thresholds"], f"{page}: a block of YAML that no test knows"
+    assert resolve_thresholds("generic", said["thresholds"]) != resolve_thresholds("generic")
+
+
+def test_every_link_between_pages_and_every_picture_leads_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+\.md)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+\.(?:md|png))", page.read_text()):
             assert (page.parent / target).is_file(), f"{page.name} links to {target}"
+
+
+def test_the_stored_picture_of_residuals_is_what_its_command_draws(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import pictures
+
+    stored, drawn = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), float)
+        for png in ((ROOT / "docs" / "_static" / "residuals.png").read_bytes(), pictures.residuals())
+    )
+    assert stored.shape == drawn.shape
+    assert np.abs(stored - drawn).mean() < 3
