@@ -67,8 +67,9 @@ def test_the_two_tables_point_at_each_other_and_only_search_epochs_are_compared(
     assert len(comparison.real) + len(comparison.false) == len(comparison.candidates)
 
 
-def test_cosmic_rays_are_named_as_the_cause_of_false_alarms(comparison):
-    assert (comparison.false["cause"] == "cosmic_ray").sum() >= 2
+def test_false_alarms_are_few_and_most_have_a_cause(comparison):
+    # Forty cosmic rays an epoch and the cores of bright stars are masked before they can alarm anyone.
+    assert len(comparison.false) <= 8 * comparison.epochs
     unknown = (comparison.false["cause"] == "unknown").sum()
     assert unknown <= 3 * comparison.epochs
 
