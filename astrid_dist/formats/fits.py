@@ -49,7 +49,10 @@ class FrameProbe:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One calibrated exposure: image and variance in electrons, flags, and the header's numbers."""
+    """One calibrated exposure: image and variance in electrons, flags, and the header's numbers.
+
+    `has_quality` says whether a quality plane told what is bad; else the mask knows saturation and NaN alone.
+    """
 
     image: Image
     variance: Image
@@ -60,6 +63,7 @@ class Frame:
     epoch_id: str
     facts: Facts
     sky_subtracted: bool
+    has_quality: bool = False
 
 
 def probe(path: str | os.PathLike[str], profile: Profile) -> list[FrameProbe]:
@@ -165,7 +169,18 @@ def read_frame(path: str | os.PathLike[str], hdu: int, profile: Profile) -> Fram
         variance, mask = variance_from_weight(plane, kind, noise, image, facts.scale, variance, mask)
     empty = (mask & np.uint16(Flag.NO_DATA)) > 0
     image[empty] = variance[empty] = np.nan
-    return Frame(image, variance, mask, header, _wcs(header), where, epoch_id(raw), facts, gone)
+    return Frame(
+        image,
+        variance,
+        mask,
+        header,
+        _wcs(header),
+        where,
+        epoch_id(raw),
+        facts,
+        gone,
+        has_quality="quality" in planes,
+    )
 
 
 def epoch_id(pixels: NDArray[Any]) -> str:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy import fft, linalg, ndimage, signal
 
 from astrid_dist.imaging import psf
-from astrid_dist.imaging.background import evaluate
 from astrid_dist.imaging.filters import SubtractionPlan
 
 Image: TypeAlias = NDArray[np.float32]
@@ -34,8 +33,6 @@ _MODEL_ERROR = 0.02  # of a pixel's light, what even the refined PSF may be wron
 _CLIP_SIGMA = 4.0
 _ROUNDS = 3
 _SKY_TERMS = 6
-_LEAST_BOX_PX, _BOX_FWHM = 32, 8.0
-_SOURCE_SIGMA, _MOST_SOURCES = 4.0, 0.25
 _LIGHT_SIGMA, _ODD_SIGMA = 10.0, 3.0
 
 
@@ -134,37 +131,6 @@ def match_psf(
     return replace(found, shift=(shift[0] + dx, shift[1] + dy), kernel=kernel, accepted=True)
 
 
-def sky_left(difference: Image, score: Image, per_score: Image, fwhm_px: float) -> Image:
-    """Sky that a pair leaves in its difference, smooth over boxes of eight FWHM, at least 32 px.
-
-    From all pixels, as the stars are gone from D: clipped means of boxes and a spline through them. Pixels
-    near a score of four or more, seen once the first answer is taken out, do not count unless they are many:
-    a source in a box would lose 4 % of its flux. A box with a fifth of its pixels or less takes the median
-    of all.
-
-    Parameters
-    ----------
-    difference, score : (y, x) float32
-        Of a `Subtraction`; NaN is no data.
-    per_score : (y, x) float32
-        Level of D that makes a score of 1: sigma_flux * sum(psf_d^2).
-    fwhm_px : float
-        The wider one of the pair.
-
-    Returns
-    -------
-    (y, x) float32
-        To be subtracted from `difference`; over `per_score`, from `score`.
-    """
-    box = max(_LEAST_BOX_PX, round(_BOX_FWHM * fwhm_px))
-    sky = _level(difference, box)
-    sources = np.abs(np.nan_to_num(score - sky / per_score)) > _SOURCE_SIGMA
-    sources = ndimage.maximum_filter(sources, 2 * round(fwhm_px / 2) + 1)
-    # Much of it is no source, but sky that a spline cannot follow.
-    sources &= ndimage.uniform_filter(sources.astype(np.float32), box) < _MOST_SOURCES
-    return _level(np.where(sources, np.float32(np.nan), difference), box)
-
-
 def model_error(score: Image, sigma_flux: Image, ref: Image, plan: SubtractionPlan) -> float:
     """Fraction of its light that a star leaves beyond noise: it brings the score on stars to unit width.
 
@@ -236,27 +202,6 @@ def _filtered(image: Image, plan: SubtractionPlan, response: NDArray[np.complex6
     """An image through a filter of the plan."""
     made = fft.irfft2(fft.rfft2(image, plan.padded) * response, plan.padded)
     return np.asarray(made[: plan.shape[0], : plan.shape[1]], dtype=np.float32)
-
-
-def _level(difference: Image, box: int) -> Image:
-    """Spline through the clipped means of boxes."""
-    height, width = difference.shape
-    rows, columns = -(-height // box), -(-width // box)
-    padded = np.full((rows * box, columns * box), np.nan, np.float32)
-    padded[:height, :width] = difference
-    boxes = padded.reshape(rows, box, columns, box).swapaxes(1, 2).reshape(-1, box * box)
-    enough = np.count_nonzero(np.isfinite(boxes), axis=1) > box * box / 5
-    if not enough.any():
-        return np.zeros_like(difference)
-    values = np.sort(boxes[enough], axis=1)  # NaN goes last
-    count = np.count_nonzero(np.isfinite(values), axis=1)
-    ranks = [(share * (count - 1)).astype(int)[:, None] for share in (0.1587, 0.5, 0.8413)]
-    low, middle, high = (np.take_along_axis(values, rank, axis=1) for rank in ranks)
-    values[~(np.abs(values - middle) <= 3 * (high - low) / 2)] = np.nan
-    mesh = np.full(len(boxes), np.nan)
-    mesh[enough] = np.nanmean(values, axis=1)
-    mesh[~enough] = np.median(mesh[enough])
-    return evaluate(mesh.reshape(rows, columns).astype(np.float32), box, 0, 0, height, width)
 
 
 def _fit_pixels(

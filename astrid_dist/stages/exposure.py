@@ -1,22 +1,22 @@
 """From a calibrated frame to one epoch of a survey: on the field's grid, with sky, stars and PSF measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.errors import InputError
-from astrid_dist.flags import Flag
+from astrid_dist.flags import UNUSABLE, Flag
 from astrid_dist.formats.fits import Frame
-from astrid_dist.imaging import psf
+from astrid_dist.imaging import background, blemishes, psf
 from astrid_dist.imaging.photometry import fit_star_fluxes
 from astrid_dist.imaging.psf_fit import measure_psf
 from astrid_dist.imaging.resampling import Grid, to_grid
 from astrid_dist.stages.founding import FieldStars
 from astrid_dist.stages.placing import place
-from astrid_dist.stages.sky import Sky, guessed_fwhm, measure_sky
-from astrid_dist.store.layouts import STARS, TILE, variables
+from astrid_dist.stages.sky import Sky, guessed_fwhm, measure_sky, seeing
+from astrid_dist.store.layouts import MESH_BOX, STARS, TILE, variables
 from astrid_dist.surveys.profile import Profile
 
 #: The PSF box must hold three FWHM, or the PSF is cut.
@@ -80,6 +80,7 @@ def measure_exposure(
         The frame lies elsewhere or cannot be aligned, has no usable pixel on the grid, or its seeing does not
         fit the box.
     """
+    frame, spoiled = _without_blemishes(frame, profile)
     where, placed = place(frame, grid, field, profile, founder)
     image, variance, mask = to_grid(frame.image, frame.variance, frame.mask, where, grid)
     sky = measure_sky(frame, image, variance, mask, guessed_fwhm(profile, grid))
@@ -129,8 +130,28 @@ def measure_exposure(
         "n_stars": len(stars),
         "valid": True,
         "verdict": "few stars" if found.fallback else "good",
-        "reason": "; ".join(note for note in (*facts.notes, *placed, found.reason) if note),
+        "reason": "; ".join(note for note in (*facts.notes, spoiled, *placed, found.reason) if note),
     }
+
+
+def _without_blemishes(frame: Frame, profile: Profile) -> tuple[Frame, str]:
+    """A frame with what spoils it in its mask, where no quality plane told, and what that is."""
+    if frame.has_quality:
+        return frame, ""
+    unusable = (frame.mask & int(UNUSABLE)) != 0
+    mesh, _ = background.measure_background(frame.image, frame.mask, MESH_BOX)
+    signal = frame.image - background.evaluate(mesh, MESH_BOX, 0, 0, *frame.image.shape)
+    guess_px = frame.facts.fwhm_px or guessed_fwhm(profile)
+    fwhm_px = seeing(signal, frame.variance, frame.mask, guess_px)
+    saturated = (frame.mask & int(Flag.SATURATED)) != 0
+    lines = blemishes.spoiled_lines(signal) | blemishes.bleeds(signal, saturated)
+    hits = blemishes.cosmic_rays(signal, frame.variance, unusable | lines, fwhm_px)
+    if not (hits.any() or lines.any()):
+        return frame, ""
+    flags = np.where(hits, Flag.COSMIC_RAY, 0) | np.where(lines, Flag.BLEED, 0)
+    counted = (f"{hits.sum()} pixels of cosmic rays", f"{lines.sum()} of bleeding stars or spoiled lines")
+    said = " and ".join(text for text, some in zip(counted, (hits, lines), strict=True) if some.any())
+    return replace(frame, mask=frame.mask | flags.astype(np.uint16)), f"no quality plane: {said} masked"
 
 
 def _limiting_mag(sky: Sky, variance: NDArray[Any], stamp: NDArray[Any], zeropoint: float) -> float:

@@ -50,14 +50,14 @@ def measure_sky(
     """
     mesh, rms = measure_background(image, mask, MESH_BOX)
     signal = image - evaluate(mesh, MESH_BOX, 0, 0, *image.shape)
-    fwhm_px = _seeing(signal, variance, mask, frame.facts.fwhm_px or guess_px)
+    fwhm_px = seeing(signal, variance, mask, frame.facts.fwhm_px or guess_px)
     full = frame.facts.saturation_electron - float(np.median(mesh))
     saturation = full if 0 < full < np.inf else None
     stars = measure_stars(signal, variance, mask, fwhm_px, limit=STARS, saturation=saturation)
     return Sky(mesh, rms, signal, fwhm_px, stars)
 
 
-def _seeing(signal: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any], guess_px: float) -> float:
+def seeing(signal: NDArray[Any], variance: NDArray[Any], mask: NDArray[Any], guess_px: float) -> float:
     """FWHM from the middle of a frame, which is sooner searched; where it has no stars, from all of it."""
     window = tuple(slice(max(0, (side - _MIDDLE_PX) // 2), (side + _MIDDLE_PX) // 2) for side in signal.shape)
     width = estimate_fwhm(signal[window], variance[window], mask[window], guess_px)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.imaging import matching, zogy
+from astrid_dist.imaging.leftover import measure_leftover
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import Pair
 
@@ -117,15 +118,14 @@ def _left(score: Image) -> float:
 
 
 def _refined(found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm_px: float) -> Tile:
-    """The tile with the PSFs of a match, without the sky it leaves, and with its error on stars in S_corr."""
+    """The tile with the PSFs of a match, less the sky and lines it leaves, its error on stars in S_corr."""
     planes = new.image, ref.image, new.variance, ref.variance
     plan = zogy.plan_subtraction(
         found.psf_n, found.psf_r, new.sigma, ref.sigma, found.flux_ratio, shape=new.window.shape
     )
     plain = zogy.subtract(*planes, plan, shift=found.shift)
-    power = np.float32(np.square(plan.psf_d).sum())
-    sky = matching.sky_left(plain.difference, plain.score, plain.sigma_flux * power, fwhm_px)
-    level = plain.score - sky / (plain.sigma_flux * power)
+    left = measure_leftover(plain.difference, plain.score, plain.sigma_flux, plan.psf_d, fwhm_px)
+    level = plain.score - left.in_score(plan.psf_d, plain.sigma_flux)
     error = matching.model_error(level, plain.sigma_flux, ref.image, plan)
     result = zogy.subtract(*planes, plan, shift=found.shift, flux_ratio_err=error * plan.flux_ratio)
     measured = before.measured | {
@@ -138,5 +138,5 @@ def _refined(found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm
         "kernel_radius_px": result.kernel_radius_px,
         "refined": 1,
     }
-    score = result.score - sky / (result.sigma_flux * power)
-    return Tile(result.difference - sky, score, result.sigma_flux, result.psf_d, measured)
+    score = result.score - left.in_score(plan.psf_d, result.sigma_flux)
+    return Tile(result.difference - left.level, score, result.sigma_flux, result.psf_d, measured)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid_dist.flags import UNUSABLE, Flag
-from astrid_dist.imaging import background, matching, psf, psf_fit, registration, zogy
+from astrid_dist.imaging import background, leftover, matching, psf, psf_fit, registration, zogy
 from astrid_dist.imaging.alignment import align_stars
 from astrid_dist.imaging.detection import find_peaks, measure_peaks
 from astrid_dist.imaging.photometry import fit_star_fluxes
@@ -124,7 +124,7 @@ def subtract(new: Epoch, ref: Epoch) -> Steps:
     matched = zogy.subtract(*planes, plan, shift=found.shift)
     per_score = matched.sigma_flux * np.square(plan.psf_d).sum()
     fwhm = max(new.fwhm_px, ref.fwhm_px)
-    sky = matching.sky_left(matched.difference, matched.score, per_score, fwhm)
+    sky = leftover.sky_left(matched.difference, matched.score, per_score, fwhm)
     level = matched.score - sky / per_score
     error = matching.model_error(level, matched.sigma_flux, ref.image, plan) * plan.flux_ratio
     told = zogy.subtract(*planes, plan, shift=found.shift, flux_ratio_err=error)

@@ -138,40 +138,6 @@ def test_holes_do_not_count(pair: Pair) -> None:
     assert inner_std(pair.subtract(found, new).score) == pytest.approx(1, abs=0.1)
 
 
-def test_sky_is_taken_out_and_sources_are_not() -> None:
-    rng = np.random.default_rng(4)
-    psf = moffat(4.0, BOX, BETA).astype(np.float64)
-    y, x = np.mgrid[:384, :384]
-    sky = 3 * np.sin(x / 40) + 0.01 * y
-    noise = rng.normal(0, 10, sky.shape)
-    planted = np.zeros(sky.shape)
-    places = [(64, 64), (64, 208), (208, 64), (208, 208), (320, 320)]
-    sigma_flux = np.full(sky.shape, 10 / np.sqrt(np.square(psf).sum()), np.float32)
-    for row, column in places:
-        planted[row - 15 : row + 16, column - 15 : column + 16] += 15 * sigma_flux[0, 0] * psf
-    per_score = sigma_flux * np.float32(np.square(psf).sum())
-
-    def left(image: NDArray[Any]) -> NDArray[np.float32]:
-        spectrum = np.fft.rfft2(image) * np.conj(
-            np.fft.rfft2(np.roll(_padded(psf, sky.shape), (-15, -15), (0, 1)))
-        )
-        score = np.fft.irfft2(spectrum, sky.shape) / (np.square(psf).sum() * sigma_flux)
-        return matching.sky_left(image.astype(np.float32), score.astype(np.float32), per_score, 4.0)
-
-    quiet = left(noise + sky)
-    assert np.std((quiet - sky)[16:-16, 16:-16]) < 0.6
-    # A level b is a PSF flux of b / sum(P^2): what the sources lose to the sky.
-    lost = (left(noise + sky + planted) - quiet) / np.square(psf).sum()
-    for row, column in places:
-        assert abs(lost[row, column]) < 0.02 * 15 * sigma_flux[0, 0]
-
-
-def _padded(stamp: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    out = np.zeros(shape)
-    out[: len(stamp), : len(stamp)] = stamp
-    return out
-
-
 @pytest.mark.parametrize(("flux_error", "place_error_px"), [(0.02, 0.0), (0.01, 0.04)])
 def test_what_stars_leave_becomes_their_error(
     paint: Callable[..., Field], flux_error: float, place_error_px: float
