@@ -35,7 +35,7 @@ from astrid_dist.store.templates import (
     shard_grid,
 )
 from astrid_dist.store.writing import ProductWriter
-from astrid_dist.surveys.profile import load_profile, profile_names, resolve_thresholds
+from astrid_dist.surveys.profile import resolve_thresholds
 from astrid_dist.surveys.thresholds import Thresholds
 
 
@@ -110,8 +110,9 @@ def plan(settings: Settings) -> Plan:
     keys = KeyGrid(blocks)
     if not keys:
         raise ConfigError(f"nothing to difference: no epoch of {survey} has a reference in {reference}")
-    name = str(ProductReader(survey, next(iter(chosen))).attributes.get("survey", "generic"))
-    thresholds = resolve_thresholds(name, settings.thresholds).model_dump(mode="json")
+    said = ProductReader(survey, next(iter(chosen))).attributes.get("thresholds")
+    own = Thresholds.model_validate(said) if said else "generic"
+    thresholds = resolve_thresholds(own, settings.thresholds).model_dump(mode="json")
     planned = settings.model_copy(update={"epochs": chosen, "thresholds": thresholds})
     inputs = {
         "survey": str(survey),
@@ -221,8 +222,7 @@ def finalise(plan: Plan) -> None:
     survey = Location.parse(settings.survey)
     for group, indices in resolved(settings.epochs).items():
         epochs = [parts[group, index] for index in range(len(indices))]
-        name = str(ProductReader(survey, group).attributes.get("survey", "generic"))
-        depth = load_profile(name).depth.get(group.rpartition("/")[2]) if name in profile_names() else None
+        depth = ProductReader(survey, group).attributes.get("depth")
         columns = grading.grade_epochs(epochs, settings.resolved_thresholds, depth)
         ProductWriter(output, group).write_scalars(columns, 0)
         commit_epochs(output, group, len(indices))

@@ -253,6 +253,11 @@ def prepare(plan: Plan) -> None:
                 "pixel_scale_arcsec": profile.pixel_scale_arcsec if isnan(scale) else scale,
             }
             attributes |= {"survey": profile.name, "field": name, "band": band}
+            # What a difference is judged by: a profile of the user's own is not there to be asked later.
+            attributes |= {
+                "thresholds": profile.quality.model_dump(mode="json"),
+                "depth": profile.depth.get(band),
+            }
             create_group(location, "survey", group, sizes, attributes)
         grow(location, "survey", group, end)
     fields: dict[str, list[tuple[str, Epoch]]] = defaultdict(list)

@@ -174,7 +174,7 @@ def _normalise_tile(
     measured = {
         "n_peaks": np.count_nonzero(heights >= PEAK * factor),
         "n_peaks_raw": np.count_nonzero(heights >= PEAK),
-        "residual_sky": float(np.median(sky[place][::8, ::8])),
+        "residual_sky": made.maps["residual_sky"][at] + float(np.median(sky[place][::8, ::8])),
         "renormalisation": factor,
         "score_mean": mean,
         "score_std": std,

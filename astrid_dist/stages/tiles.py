@@ -16,6 +16,8 @@ Image = NDArray[np.float32]
 
 #: Mean square of the score on stars above which they are said not to cancel; 1 is perfect.
 MISFIT = 1.5
+#: Part of what stands out of a score that may be left for a refined PSF to be taken.
+MUCH_LESS = 0.8
 #: Light of a pixel over its noise that makes it part of a star, and how many it takes to judge.
 _STAR_SNR, _ENOUGH = 5.0, 200
 #: What one pixel can add to the mean square: variables, cosmic rays and trails do not rule.
@@ -89,6 +91,7 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
         "kernel_radius_px": result.kernel_radius_px,
         "fwhm_n": fwhm_n,
         "fwhm_r": fwhm_r,
+        "residual_sky": 0.0,
         "refined": 0,
     }
     as_measured = Tile(result.difference, result.score, result.sigma_flux, result.psf_d, measured)
@@ -97,10 +100,16 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
     found = matching.match_psf(*planes, *psfs, plan, shift=local.shift)
     if not found.accepted:
         return as_measured
-    refined = _refined(found, new, ref, as_measured, max(fwhm_n, fwhm_r))
-    # With few stars the kernel's wings are poorly known: they must leave less all around, too.
-    better = options.refine == "always" or _left(refined.score) < _left(as_measured.score)
-    return refined if better else as_measured
+    fwhm_px = max(fwhm_n, fwhm_r)
+    refined, leaves = _refined(found, new, ref, as_measured, fwhm_px)
+    if options.refine == "always":
+        return refined
+    # Judged without the terms for what is wrong, behind which a worse PSF could hide: where stars are few,
+    # the noise of the images makes a kernel that smooths look good.
+    plain = zogy.subtract(*planes, plan, shift=local.shift)
+    left = measure_leftover(plain.difference, plain.score, plain.sigma_flux, plan.psf_d, fwhm_px)
+    left_before = _left(plain.score - left.in_score(plan.psf_d, plain.sigma_flux))
+    return refined if leaves < MUCH_LESS * left_before else as_measured
 
 
 def _stars_left(score: Image, ref: Planes) -> bool:
@@ -117,8 +126,13 @@ def _left(score: Image) -> float:
     return float(np.nanmean(np.where(square < _NOISE, np.float32(0), square)))
 
 
-def _refined(found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm_px: float) -> Tile:
-    """The tile with the PSFs of a match, less the sky and lines it leaves, its error on stars in S_corr."""
+def _refined(
+    found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm_px: float
+) -> tuple[Tile, float]:
+    """The tile with the PSFs of a match, less the sky and lines it leaves, its error on stars in S_corr.
+
+    Also what stands out of its score without that error.
+    """
     planes = new.image, ref.image, new.variance, ref.variance
     plan = zogy.plan_subtraction(
         found.psf_n, found.psf_r, new.sigma, ref.sigma, found.flux_ratio, shape=new.window.shape
@@ -136,7 +150,9 @@ def _refined(found: matching.Match, new: Planes, ref: Planes, before: Tile, fwhm
         "dy": found.shift[1],
         "offset_scatter": 0.0,
         "kernel_radius_px": result.kernel_radius_px,
+        "residual_sky": float(np.median(left.level)),
         "refined": 1,
     }
     score = result.score - left.in_score(plan.psf_d, result.sigma_flux)
-    return Tile(result.difference - left.level, score, result.sigma_flux, result.psf_d, measured)
+    tile = Tile(result.difference - left.level, score, result.sigma_flux, result.psf_d, measured)
+    return tile, _left(level)

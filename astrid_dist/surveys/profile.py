@@ -238,15 +238,15 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 
 def resolve_thresholds(
-    profile: str | Profile, overrides: Mapping[str, Mapping[str, Any] | None] | None = None
+    profile: str | Profile | Thresholds, overrides: Mapping[str, Mapping[str, Any] | None] | None = None
 ) -> Thresholds:
     """Thresholds of a survey with those that a job says differently.
 
     Parameters
     ----------
-    profile : str or Profile
-        A profile, or its name as a survey product holds it; a name that is not shipped (a profile of the
-        user's own) has the generic thresholds.
+    profile : str, Profile or Thresholds
+        A profile, what it says of quality, or the name of one that is shipped; another name has the generic
+        thresholds.
     overrides : mapping, optional
         metric -> colour -> [lowest, highest]; a colour left out stays, None instead of colours: not judged.
 
@@ -257,8 +257,9 @@ def resolve_thresholds(
     """
     if isinstance(profile, str):
         profile = load_profile(profile if profile in profile_names() else "generic")
+    known = profile.quality if isinstance(profile, Profile) else profile
     try:
-        return Thresholds.model_validate(_merge(profile.quality.model_dump(), overrides or {}))
+        return Thresholds.model_validate(_merge(known.model_dump(), overrides or {}))
     except ValidationError as error:
         details = "; ".join(_explain_threshold(mistake) for mistake in error.errors())
         raise ConfigError(f"quality thresholds are not valid: {details}") from error
