@@ -15,9 +15,9 @@ import pytest
 from astrid_dist.engine import Estimate, Job, Plan, RunSummary, SerialEngine, ShardKey, run, runner
 from astrid_dist.errors import IncompleteProductError, ResumeConflictError, StorageError
 from astrid_dist.store import locations
+from astrid_dist.store.layouts import variables
 from astrid_dist.store.lease import Lease
 from astrid_dist.store.ledger import Ledger
-from astrid_dist.store.layouts import variables
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_survey
 from astrid_dist.store.reading import ProductReader
