@@ -174,15 +174,16 @@ def ablation() -> list[Row]:
     for chosen in (NULL_PAIR, *SETS):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _make_reference(chosen, folder)
+            make_reference(chosen, REALDATA, folder)
             rows += _of_set(chosen, list(pairs(folder)))
     return rows
 
 
-def _make_reference(chosen: RealSet, folder: Path) -> None:
+def make_reference(chosen: RealSet, realdata: Path, folder: Path) -> None:
+    """Ingest a set and make its reference, in a folder."""
     survey, engine = str(folder / "survey.zarr"), SerialEngine()
     profile = "generic" if chosen is NULL_PAIR else "decam"
-    ingest = {"paths": chosen.paths(REALDATA), "survey": profile, "output": survey, "field": "F"}
+    ingest = {"paths": chosen.paths(realdata), "survey": profile, "output": survey, "field": "F"}
     run_stage("ingest", ingest, engine)
     output = str(folder / "reference.zarr")
     run_stage("reference", {"survey": survey, "output": output, "epochs": chosen.reference}, engine)

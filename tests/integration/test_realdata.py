@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import astrid_dist as astrid
+from tests.benchmarks.bench_ablation import CUMULATIVE, NEW, NULL_PAIR, look, make_reference, pairs
 from tests.realsky import SETS, RealSet, difference, star_curve
 
 pytestmark = pytest.mark.realdata
@@ -38,3 +39,22 @@ def test_real_frames_give_unit_noise_few_peaks_and_steady_stars(
         assert len(new) == 5, "the new source is in each of the five exposures"
         assert new["object"].nunique() == 1
         assert (new["snr"] > 5).all()
+
+
+@pytest.mark.parametrize("chosen", [NULL_PAIR, *SETS], ids=lambda one: one.name)
+def test_what_a_subtraction_knows_of_its_pair_takes_false_peaks_away(
+    chosen: RealSet, realdata: Path, tmp_path: Path
+) -> None:
+    make_reference(chosen, realdata, tmp_path)
+    opened = list(pairs(tmp_path))
+    assert len(opened) == {"eso085": 1, "decam_epochs": 3, "sfft_decam": 5}[chosen.name]
+    names = ("constant PSF, nothing else", "+ registration", "+ V_ast", "+ flux-ratio variance")
+    seen = [[look(pair, CUMULATIVE[name], NEW.get(chosen.name)) for pair in opened] for name in names]
+    peaks = [sum(one.peaks for one in step) for step in seen]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] <= 0.5 * peaks[0]
+    for before, after in zip(seen[0], seen[-1], strict=True):
+        # Errors of stars are told of where stars are: the noise of the sky stays as it was.
+        assert after.quiet_std == pytest.approx(before.quiet_std, rel=0.02)
+        assert abs(after.whole_std - 1) < abs(before.whole_std - 1) + 0.05
+        assert after.star_sigma > before.star_sigma
