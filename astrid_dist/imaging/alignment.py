@@ -22,6 +22,8 @@ _LEAST_MATCHED = 0.25
 _CONTROL_STARS = {1: 50, -1: 30}  # mirrored frames are rare, and a search in vain takes its time
 _RADII_PX = (6.0, 3.0, 1.5)
 _CLIP_SIGMA = 3.5
+_MOVED = int(StarFlag.BLENDED | StarFlag.EDGE)
+_COLUMNS = ("x", "y", "flux", "flux_err", "flags")
 _CENTROID_PX = 0.01  # below this, what the pixels do to a centroid outweighs its noise
 _WHOLE_PX = (
     0.03  # a shift that is this close to whole pixels is one: resampling would cost more than it mends
@@ -74,12 +76,21 @@ def align_stars(frame: StarList, grid: StarList, shape: tuple[int, int]) -> Alig
             )
     for mirror in (1, -1):
         with contextlib.suppress(InputError):
-            return _refine(frame, grid, shape, _coarse(frame, grid, shape, mirror), mirror)
+            start = _coarse(_unblended(frame), _unblended(grid), shape, mirror)
+            return _refine(frame, grid, shape, start, mirror)
     raise InputError(
         f"cannot be aligned: no shift, rotation and scale brings its {len(frame)} stars onto the "
         f"{len(grid)} of the field; it shows another place on the sky, or stars that cannot be told apart: "
         "leave it out, or give it a WCS"
     )
+
+
+def _unblended(stars: StarList) -> StarList:
+    """Those that no neighbour or border moves, where there are enough: in crowds triangles need them."""
+    clean = (stars.flags & _MOVED) == 0
+    if clean.sum() < _CONTROL_STARS[1]:
+        return stars
+    return replace(stars, **{name: getattr(stars, name)[clean] for name in _COLUMNS})
 
 
 def _coarse(frame: StarList, grid: StarList, shape: tuple[int, int], mirror: int) -> PixelMap:
@@ -109,7 +120,8 @@ def _refine(
     for step in range(20):
         x, y = found(grid.x, grid.y)
         ig, jf = match_stars(replace(grid, x=x, y=y), frame, _RADII_PX[min(step, len(_RADII_PX) - 1)])
-        clean = ((grid.flags[ig] | frame.flags[jf]) & int(StarFlag.BLENDED | StarFlag.EDGE)) == 0
+        matched = len(ig)
+        clean = ((grid.flags[ig] | frame.flags[jf]) & _MOVED) == 0
         if clean.sum() >= _MODELS["quadratic"][1]:
             ig, jf = ig[clean], jf[clean]
         if len(ig) < LEAST_STARS:
@@ -130,7 +142,7 @@ def _refine(
     n = int(keep.sum())
     inside = (x > 0) & (x < frame.x.max()) & (y > 0) & (y < frame.y.max())
     possible = min(int(inside.sum()), len(frame))
-    if n < LEAST_STARS or len(ig) < _LEAST_MATCHED * possible:
+    if n < LEAST_STARS or matched < _LEAST_MATCHED * possible:
         raise InputError("too few stars agree")
     found = _whole(found, shape)
     (x,), (y,) = found(np.array([found.centre[0]]), np.array([found.centre[1]]))

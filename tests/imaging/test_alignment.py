@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from astrid_dist.errors import InputError
+from astrid_dist.flags import Flag, StarFlag
 from astrid_dist.imaging.alignment import align_stars
-from astrid_dist.imaging.stars import StarList
+from astrid_dist.imaging.background import evaluate, measure_background
+from astrid_dist.imaging.stars import StarList, measure_stars
 
 SHAPE = (600, 800)
 CORNERS = np.array([[0.0, 799.0, 0.0, 799.0], [0.0, 0.0, 599.0, 599.0]])
@@ -113,3 +116,38 @@ def test_another_place_or_hardly_a_star_is_refused_with_its_reason():
         align_stars(few, grid, SHAPE)
     with pytest.raises(InputError, match="the field's grid shows 4 stars"):
         align_stars(frame, few, SHAPE)
+
+
+def test_blends_that_differ_from_frame_to_frame_do_not_hide_the_stars_that_agree():
+    frame, grid = pair(similarity(3.0, 1.0, 31.0, -12.0))
+    rng = np.random.default_rng(8)
+
+    def crowded(stars, n):
+        """With blends among its brightest that the other list does not know."""
+        x, y = rng.uniform(0, SHAPE[1], n), rng.uniform(0, SHAPE[0], n)
+        flux = rng.uniform(1, 3, n) * np.float32(np.median(stars.flux[:50]))
+        blended = np.full(n, int(StarFlag.BLENDED), np.uint16)
+        added = {"x": x, "y": y, "flux": flux, "flux_err": 0.01 * flux, "flags": blended}
+        order = np.argsort(-np.concatenate([stars.flux, flux]), kind="stable")
+        columns = {k: np.concatenate([getattr(stars, k), one])[order] for k, one in added.items()}
+        return replace(stars, **columns)
+
+    found = align_stars(crowded(frame, 500), crowded(grid, 500), SHAPE)
+    alone = align_stars(frame, grid, SHAPE)
+    assert np.abs(np.subtract(found.map(*CORNERS), alone.map(*CORNERS))).max() < 0.05
+    assert found.n > 0.8 * alone.n
+
+
+def test_raw_star_lists_of_a_crowded_field_align(realdata):
+    folder = realdata / "saao_iband_series" / "images"
+    lists = {}
+    for name in ("0001", "0172"):
+        counts = fits.getdata(folder / f"AKB13475I{name}.fits.gz").astype(np.float32)
+        mask = np.where(counts >= 60_000, int(Flag.SATURATED), 0).astype(np.uint16)
+        mesh, _ = measure_background(counts, mask, 64)
+        signal = counts - evaluate(mesh, 64, 0, 0, *counts.shape)
+        lists[name] = measure_stars(signal, np.maximum(counts, 1) / np.float32(1.9), mask, 4.0)
+    found = align_stars(lists["0172"], lists["0001"], (512, 512))
+    assert (found.dx, found.dy) == pytest.approx((19.3, -26.9), abs=0.2)
+    assert found.n > 150
+    assert found.rms_px < 0.1
