@@ -34,6 +34,7 @@ _CLIP_SIGMA = 4.0
 _ROUNDS = 3
 _SKY_TERMS = 6
 _LIGHT_SIGMA, _ODD_SIGMA = 10.0, 3.0
+_DARK_SIGMA, _ENOUGH_DARK = 3.0, 1000
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def match_psf(
 def model_error(score: Image, sigma_flux: Image, ref: Image, plan: SubtractionPlan) -> float:
     """Fraction of its light that a star leaves beyond noise: it brings the score on stars to unit width.
 
-    A variance component: score^2 = 1 + error^2 S_r^2 / V on pixels with light, fitted with clipping at three
-    deviations, so that variables do not count. Errors of the PSF, of places and of fluxes alike go into
+    A variance component: score^2 = w^2 + error^2 S_r^2 / V on pixels with light, where w is the width between
+    the stars or 1, which renormalising mends; fitted with clipping at three deviations, so that variables do
+    not count. Errors of the PSF, of places and of fluxes alike go into
     it; a term in the slope of S_r beside it would cost more of the faint sources near bright stars than it
     saves in false ones.
 
@@ -160,12 +162,22 @@ def model_error(score: Image, sigma_flux: Image, ref: Image, plan: SubtractionPl
     if np.count_nonzero(peaks & use) < _MIN_STARS:
         return 0.0
     power, excess = np.square(light[use], dtype=np.float64), np.square(score[use], dtype=np.float64)
+    floor = _width_without_light(score, light) ** 2
     squared = 1e-4
     for _ in range(10):
-        expected = 1 + squared * power
+        expected = floor + squared * power
         weight = power * (excess < _ODD_SIGMA**2 * expected) / expected**2
-        squared = max(float((weight * (excess - 1)).sum() / (weight * power).sum()), 0.0)
+        squared = max(float((weight * (excess - floor)).sum() / (weight * power).sum()), 0.0)
     return float(np.sqrt(squared))
+
+
+def _width_without_light(score: Image, light: Image) -> float:
+    """Half the range of the middle 68 % of pixels without stars, at least 1."""
+    dark = score[np.isfinite(score) & (light < _DARK_SIGMA)]
+    if dark.size < _ENOUGH_DARK:
+        return 1.0
+    low, high = np.percentile(dark, [15.87, 84.13])
+    return max(1.0, float(high - low) / 2)
 
 
 def _in_difference(

@@ -79,7 +79,7 @@ class Steps:
 class Field:
     """The frames ingested, and a reference of each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, references: tuple[str, ...] = NULLS) -> None:
         paths = sorted((REALDATA / "saao_iband_series" / "images").glob("*.fits.gz"))
         profile = folder / "saao.yaml"
         profile.write_text(PROFILE)
@@ -88,7 +88,7 @@ class Field:
         self._run("ingest", {**job, "output": self.survey}, len(paths))
         sources = astrid.open_survey(self.survey)["F/I"].source.values
         self.index = {str(one).rpartition("/")[2][9:13]: i for i, one in enumerate(sources)}
-        for name in NULLS:
+        for name in references:
             epochs = [f"AKB13475I{name}.fits.gz"]
             self._run("reference", {"survey": self.survey, "output": self.reference(name), "epochs": epochs})
 
