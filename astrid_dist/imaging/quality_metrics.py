@@ -16,6 +16,8 @@ Float64 = NDArray[np.float64]
 
 #: Brightest stars looked at, and the fewest that say anything.
 MOST_STARS, FEWEST_STARS = 100, 3
+#: Pixels apart at which the level of the sky is sampled, and the fewest that say anything.
+_STRIDE, _FEWEST_SKY = 3, 100
 #: Radius of a star's footprint in FWHM: 97 % of a Gaussian's light.
 _FOOTPRINT_FWHM = 1.2
 #: Light of a star used, over the noise of its footprint.
@@ -92,10 +94,11 @@ def residual_ratio(
     mean, std : float
         NaN with fewer than three stars whose footprint is whole and 30 times its noise.
     """
-    inside = np.isfinite(difference) & quiet
-    if inside.sum() < 100:
+    sky = difference[::_STRIDE, ::_STRIDE][quiet[::_STRIDE, ::_STRIDE]]
+    sky = sky[np.isfinite(sky)]
+    if sky.size < _FEWEST_SKY:
         return float("nan"), float("nan")
-    level = float(np.mean(np.abs(difference[inside])))
+    level = float(np.mean(np.abs(sky)))
     rows, columns = _footprints(x, y, _FOOTPRINT_FWHM * fwhm_px, difference.shape)
     light = science[rows, columns].sum(axis=1, dtype=np.float64)
     left = np.abs(difference[rows, columns]).sum(axis=1, dtype=np.float64) - level * rows.shape[1]

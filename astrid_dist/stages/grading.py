@@ -17,7 +17,7 @@ from astrid_dist.surveys.thresholds import COLOURS, Thresholds
 #: Source-free pixels are sampled this far apart where a level is measured: the score is smooth over a PSF.
 _STRIDE = 3
 #: Side of the middle of a tile in which the noise's correlation is measured, pixels.
-_NOISE_PX = 192
+_NOISE_PX = 128
 #: Stars per tile whose residuals are fitted.
 _STARS = 8
 #: SNR of the limiting magnitude.
@@ -46,7 +46,7 @@ def _measure(
     place = tile.within(made.core)
     difference, sigma_flux = made.planes["difference"][place], made.planes["sigma_flux"][place]
     free, psf_d = made.quiet[place], made.psf_d[at]
-    _, saturated = quality_metrics.mask_fractions(made.planes["mask"][place])
+    _, saturated = quality_metrics.mask_fractions(made.planes["mask"][place][::2, ::2])
     sampled = (slice(None, None, _STRIDE),) * 2
     level = sigma_flux[sampled][free[sampled]]
     level = level[np.isfinite(level)]
@@ -64,7 +64,7 @@ def _measure(
     own = middle.within(tile)
     known = pair.made["zeropoint"]
     return {
-        "bad_fraction": float(np.isnan(difference).mean()),
+        "bad_fraction": float(np.isnan(difference[::2, ::2]).mean()),
         "saturated_fraction": saturated,
         "limiting_flux": limit,
         "limiting_mag": quality_metrics.limiting_mag(limit, nan if known is None else float(known)),
