@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft, linalg, ndimage, signal
 
 from astrid_dist.imaging import psf
+from astrid_dist.imaging.arrays import Array
 from astrid_dist.imaging.filters import SubtractionPlan
 
 Image: TypeAlias = NDArray[np.float32]
@@ -33,6 +34,7 @@ _MODEL_ERROR = 0.02  # of a pixel's light, what even the refined PSF may be wron
 _CLIP_SIGMA = 4.0
 _ROUNDS = 3
 _SKY_TERMS = 6
+_LIT_SIGMA = 3.0  # where the sharper image shows less than this its light is noise, and counts as none
 _LIGHT_SIGMA, _ODD_SIGMA = 10.0, 3.0
 _DARK_SIGMA, _ENOUGH_DARK = 3.0, 1000
 
@@ -114,10 +116,12 @@ def match_psf(
     nothing = Match(given_n, given_r, plan.flux_ratio, shift, np.ones((1, 1)), np.nan, np.nan, n_stars, False)
     if n_stars < _MIN_STARS:
         return nothing
-    design, values, fold, stamps = _fit_pixels(target, light, variance, usable, significance)
-    if len(np.unique(fold)) < 2:
+    response, own = (plan.reference_d, var_ref) if of_science else (plan.science_d, var_new)
+    pixels = _fit_pixels(target, light, variance, usable, significance, own)
+    if len(np.unique(pixels.fold)) < 2:
         return nothing
-    solution, before, after = _fit(design, values, fold)
+    stamps = pixels.stamps
+    solution, before, after = _fit(pixels, _covariance(stamps, response, plan.padded))
     nothing = replace(nothing, chi2_before=before, chi2_after=after)
     if not after < before:
         return nothing
@@ -216,13 +220,38 @@ def _filtered(image: Image, plan: SubtractionPlan, response: NDArray[np.complex6
     return np.asarray(made[: plan.shape[0], : plan.shape[1]], dtype=np.float32)
 
 
-def _fit_pixels(
-    science: Image, reference: Image, variance: Image, usable: Bool, significance: Image
-) -> tuple[Image, Image, NDArray[np.intp], Float64]:
-    """Design (pixel, term), target and fold (pixel,) of the pixels to fit; K's basis (term, k, k).
+@dataclass(frozen=True)
+class _Pixels:
+    """What is fitted; in units of the error."""
 
-    Terms are the basis applied to the reference, then a sky quadratic in x and y; all in units of the error.
-    """
+    design: Image
+    """(pixel, term): K's basis applied to the sharper image, the identity first, then a sky quadratic."""
+    values: Image
+    """(pixel,): what the wider image has more."""
+    noise: Float64
+    """(pixel,): variance of the sharper image's own noise where the terms hold it."""
+    fold: NDArray[np.intp]
+    """(pixel,)"""
+    stamps: Float64
+    """K's basis (term, k, k)."""
+
+
+def _basis() -> list[tuple[float, int, int]]:
+    """Gaussian width, row and column of every term of K, pixels; the middle pixel comes first."""
+    found = [
+        (sigma, dy, dx)
+        for sigma, step, inner, outer in _RINGS
+        for dy in range(-_REACH, _REACH + 1, step)
+        for dx in range(-_REACH, _REACH + 1, step)
+        if inner <= np.hypot(dy, dx) < outer
+    ]
+    return sorted(found, key=lambda one: (one[0], np.hypot(*one[1:])))
+
+
+def _fit_pixels(
+    target: Image, light: Image, variance: Image, usable: Bool, significance: Image, own: Image
+) -> _Pixels:
+    """Pixels to fit, of the wider image and the sharper one; `own` is the variance of the latter's frame."""
     threshold = _PIXEL_SIGMA
     if np.count_nonzero(significance > threshold) > _MAX_PIXELS:
         threshold = float(np.partition(significance.ravel(), -_MAX_PIXELS)[-_MAX_PIXELS])
@@ -230,44 +259,76 @@ def _fit_pixels(
     # K's wings reach pixels without light of their own: some of these hold its sum to what is there.
     chosen[::_LATTICE, ::_LATTICE] |= usable[::_LATTICE, ::_LATTICE]
     rows, columns = np.nonzero(chosen)
-    light = reference[rows, columns]
-    weight = 1 / np.sqrt(variance[rows, columns] + np.square(_MODEL_ERROR * light))
-    flat, width = rows * reference.shape[1] + columns, reference.shape[1]
+    here = light[rows, columns]
+    weight = 1 / np.sqrt(variance[rows, columns] + np.square(_MODEL_ERROR * here))
+    lit = ndimage.maximum_filter(significance, 3) > _LIT_SIGMA
+    source = np.where(lit, light, np.float32(0))
+    flat, width = rows * light.shape[1] + columns, light.shape[1]
     middle = _REACH + 9
     parts, stamps = [], []
-    for sigma, step, inner, outer in _RINGS:
-        wide = ndimage.gaussian_filter(reference, sigma, truncate=3) if sigma else reference
-        for dy in range(-_REACH, _REACH + 1, step):
-            for dx in range(-_REACH, _REACH + 1, step):
-                if inner <= np.hypot(dy, dx) < outer:
-                    parts.append(wide.ravel()[flat - dy * width - dx])
-                    stamp = np.zeros((2 * middle + 1, 2 * middle + 1))
-                    stamp[middle + dy, middle + dx] = 1
-                    stamps.append(ndimage.gaussian_filter(stamp, sigma, truncate=3) if sigma else stamp)
-    y, x = (2 * at / size - 1 for at, size in zip((rows, columns), reference.shape, strict=True))
+    wide = {
+        sigma: ndimage.gaussian_filter(source, sigma, truncate=3) if sigma else source for sigma, *_ in _RINGS
+    }
+    for sigma, dy, dx in _basis():
+        parts.append(wide[sigma].ravel()[flat - dy * width - dx])
+        stamp = np.zeros((2 * middle + 1, 2 * middle + 1))
+        stamp[middle + dy, middle + dx] = 1
+        stamps.append(ndimage.gaussian_filter(stamp, sigma, truncate=3) if sigma else stamp)
+    y, x = (2 * at / size - 1 for at, size in zip((rows, columns), light.shape, strict=True))
     parts += [np.ones_like(x), x, y, x * y, x**2, y**2]
-    design = np.stack([part * weight for part in parts], axis=1).astype(np.float32)
-    fold = (rows // _BLOCK + 2 * (columns // _BLOCK)) % _FOLDS
-    return design, ((science[rows, columns] - light) * weight).astype(np.float32), fold, np.array(stamps)
+    own = ndimage.gaussian_filter(np.where(np.isfinite(own), own, np.float32(0)), 1.0, truncate=3)
+    return _Pixels(
+        np.stack([part * weight for part in parts], axis=1).astype(np.float32),
+        ((target[rows, columns] - here) * weight).astype(np.float32),
+        np.where(lit, own, 0)[rows, columns] * weight.astype(np.float64) ** 2,
+        (rows // _BLOCK + 2 * (columns // _BLOCK)) % _FOLDS,
+        np.array(stamps),
+    )
 
 
-def _fit(design: Image, target: Image, fold: NDArray[np.intp]) -> tuple[Float64, float, float]:
-    """Solution, and mean squared residuals of unseen folds without and with K."""
-    parts = [(design[fold == k], target[fold == k]) for k in np.unique(fold)]
-    kept = [np.ones(len(one), np.float32) for _, one in parts]
+def _covariance(stamps: Float64, response: Array, padded: tuple[int, int]) -> Float64:
+    """Covariance of the terms in one pixel where an image of white noise of unit variance is filtered."""
+    size = 4 * stamps.shape[-1]
+    grid = min(size, padded[0]), min(size, padded[1])
+    auto = np.fft.fftshift(fft.irfft2(np.square(np.abs(response)), padded))
+    corner = tuple(whole // 2 - part // 2 for whole, part in zip(padded, grid, strict=True))
+    auto = auto[corner[0] : corner[0] + grid[0], corner[1] : corner[1] + grid[1]]
+    power = fft.fft2(np.fft.ifftshift(auto)).real
+    waves = fft.fft2(stamps, grid).reshape(len(stamps), -1)
+    found = np.zeros((len(stamps) + _SKY_TERMS,) * 2)
+    found[: len(stamps), : len(stamps)] = ((waves * power.ravel()) @ waves.conj().T).real / power.size
+    return found
+
+
+def _fit(pixels: _Pixels, covariance: Float64) -> tuple[Float64, float, float]:
+    """Solution, and mean squared residuals of unseen folds without and with K.
+
+    Noise of the sharper image is in the terms and, with the other sign, in the values: uncorrected it makes K
+    too faint and too wide (attenuation: Fuller 1987, Measurement Error Models, chapter 1). What it adds to
+    the right-hand side is taken out; left in the matrix it holds K to a delta function where stars say
+    little.
+    """
+    parts = [
+        (pixels.design[here], pixels.values[here], pixels.noise[here])
+        for here in (pixels.fold == k for k in np.unique(pixels.fold))
+    ]
+    kept = [np.ones(len(values), np.float32) for _, values, _ in parts]
     for _ in range(_ROUNDS):
         sums = []
-        for (columns, values), weight in zip(parts, kept, strict=True):
+        for (columns, values, noise), weight in zip(parts, kept, strict=True):
             used = columns * weight[:, None]
-            sums.append(((used.T @ columns).astype(np.float64), (used.T @ values).astype(np.float64)))
+            shared = float(noise @ weight) * covariance[:, 0]
+            sums.append(
+                ((used.T @ columns).astype(np.float64), (used.T @ values).astype(np.float64) + shared)
+            )
         matrix, right = sum(one for one, _ in sums), sum(one for _, one in sums)
         unseen = {
-            ridge: _chi2(parts, [_solve(matrix - a, right - b, ridge) for a, b in sums])
+            ridge: _chi2(parts, [_solve(matrix - a, right - b, ridge) for a, b in sums], covariance)
             for ridge in (None, *_RIDGES)
         }
         ridge = min(_RIDGES, key=lambda one: unseen[one])
         solution = _solve(matrix, right, ridge)
-        left = [np.abs(values - columns @ solution.astype(np.float32)) for columns, values in parts]
+        left = [np.abs(values - columns @ solution.astype(np.float32)) for columns, values, _ in parts]
         width = max(1.0, 1.4826 * float(np.median(np.concatenate(left))))
         kept = [(one < _CLIP_SIGMA * width).astype(np.float32) for one in left]
     return solution, unseen[None], unseen[ridge]
@@ -286,13 +347,19 @@ def _solve(matrix: Float64, right: Float64, ridge: float | None) -> Float64:
     return solution
 
 
-def _chi2(parts: list[tuple[Image, Image]], solutions: list[Float64]) -> float:
-    """Mean squared residual of each part by the solution that did not see it."""
-    left = [
-        values - columns @ one.astype(np.float32)
-        for (columns, values), one in zip(parts, solutions, strict=True)
-    ]
-    return float(np.minimum(np.square(np.concatenate(left)), 25).mean())
+def _chi2(parts: list[tuple[Image, Image, Float64]], solutions: list[Float64], covariance: Float64) -> float:
+    """Mean squared residual of each part by the solution that did not see it.
+
+    What a smoothing K takes from the noise is put back: it is no merit.
+    """
+    total = 0.0
+    for (columns, values, noise), one in zip(parts, solutions, strict=True):
+        left = np.square(values - columns @ one.astype(np.float32))
+        kernel = one.copy()
+        kernel[0] += 1
+        smoothed = covariance[0, 0] - float(kernel @ covariance @ kernel)
+        total += float(np.minimum(left, 25).sum()) + smoothed * float(noise.sum())
+    return total / sum(len(values) for _, values, _ in parts)
 
 
 def _convolved(stamp: Image, kernel: Float64) -> tuple[Image, float, tuple[float, float]]:

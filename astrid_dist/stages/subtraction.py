@@ -120,20 +120,19 @@ def subtract_tiles(
 def residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> NDArray[np.float32]:
     """What the two skies leave in a difference, smooth over `SKY_BOX` pixels; zero where it cannot be told.
 
-    The mean of source-free pixels of every other row within five standard deviations, box by box: D is
-    white, so every pixel counts the same.
+    The mean of source-free pixels within five standard deviations, box by box: D is white, so every pixel
+    counts the same.
     """
     height, width = difference.shape
     sampled = (slice(None, None, 3),) * 2
     mean, std, count = noise_moments(difference[sampled], quiet[sampled])
     if not count or not np.isfinite(std):
         return np.zeros_like(difference)
-    values = difference[::2]
-    used = np.abs(values - np.float32(mean)) <= np.float32(5 * std)
-    used &= quiet[::2]
-    number = _box_sums(used.astype(np.float32), (SKY_BOX // 2, SKY_BOX))
-    total = _box_sums(np.where(used, values, np.float32(0)), (SKY_BOX // 2, SKY_BOX))
-    enough = number >= ENOUGH_PIXELS // 10
+    used = np.abs(difference - np.float32(mean)) <= np.float32(5 * std)
+    used &= quiet
+    number = _box_sums(used.astype(np.float32))
+    total = _box_sums(np.where(used, difference, np.float32(0)))
+    enough = number >= ENOUGH_PIXELS // 5
     if not enough.any():
         return np.zeros_like(difference)
     mesh = np.divide(total, number, out=np.full_like(total, np.nan), where=enough)
@@ -141,11 +140,11 @@ def residual_sky(difference: NDArray[np.float32], quiet: NDArray[np.bool_]) -> N
     return evaluate(mesh, SKY_BOX, 0, 0, height, width)
 
 
-def _box_sums(values: NDArray[np.float32], box: tuple[int, int]) -> NDArray[np.float32]:
-    """Sums over boxes of so many rows and columns; the last ones may be smaller."""
+def _box_sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums over square boxes of `SKY_BOX`; the last ones may be smaller."""
     rows, columns = (
-        (np.arange(size) // side == np.arange(-(-size // side))[:, None]).astype(np.float32)
-        for size, side in zip(values.shape, box, strict=True)
+        (np.arange(size) // SKY_BOX == np.arange(-(-size // SKY_BOX))[:, None]).astype(np.float32)
+        for size in values.shape
     )
     return np.asarray(rows @ values @ columns.T)
 

@@ -176,3 +176,19 @@ def test_stars_that_cancel_have_no_error(paint: Callable[..., Field]) -> None:
     plan = zogy.plan_subtraction(psf, psf, np.sqrt(SKY), np.sqrt(SKY), 1.0, shape=new.image.shape)
     plain = zogy.subtract(new.image, ref.image, new.variance, ref.variance, plan)
     assert matching.model_error(plain.score, plain.sigma_flux, ref.image, plan) < 0.005
+
+
+@pytest.mark.parametrize("sharp", [2.8, 4.0])
+def test_noise_of_a_sparse_field_is_not_taken_for_a_wrong_psf(
+    paint: Callable[..., Field], sharp: float
+) -> None:
+    options: dict[str, Any] = {"beta": BETA, "faint": 800, "bright": 2e4}
+    new = paint(sharp, noise_seed=2, sky=4 * SKY, **options)
+    ref = paint(FWHM_R, noise_seed=3, sky=SKY, **options)
+    psf_n, psf_r = moffat(sharp, BOX, BETA), moffat(FWHM_R, BOX, BETA)
+    plan = zogy.plan_subtraction(psf_n, psf_r, 2 * np.sqrt(SKY), np.sqrt(SKY), 1.0, shape=new.image.shape)
+    found = matching.match_psf(new.image, ref.image, new.variance, ref.variance, psf_n, psf_r, plan)
+    assert found.flux_ratio == pytest.approx(1, abs=0.02)
+    for given, made in ((psf_n, found.psf_n), (psf_r, found.psf_r)):
+        width = np.sqrt(np.square(given).sum() / np.square(made).sum())
+        assert width == pytest.approx(1, abs=0.03)
