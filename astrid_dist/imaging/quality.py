@@ -217,6 +217,7 @@ def likely_causes(
         "bad pixels or little overlap": off("bad_fraction"),
         "poor seeing": off("seeing"),
         "shifted": off("displacement"),
+        "poor astrometry": off("dx", "dy") if badly("dx") or badly("dy") else (),
     }
     causes = {cause: shown for cause, shown in rules.items() if shown}
     left = off("residual_ratio", "psf_width_error", "psf_chi2", "flux_left")

@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astrid_dist.errors import InputError
+from astrid_dist.stages.blocks import read_stars
+from astrid_dist.stages.pairing import compare
 from astrid_dist.store.reading import ProductReader
 
 #: It takes three to outvote a transient: epochs that are set aside come back only to make up this many.
 FEWEST = 3
+#: Epochs that the others are compared with, until most agree, and how far a star may be from its match.
+_ANCHORS, _MATCH_PX = 3, 3.0
 #: Spreads (1.4826 times the median deviation) beyond which an epoch is unlike the others.
 OUTLYING = 5.0
 
@@ -47,13 +52,14 @@ def best_epochs(
     """
     indices = [int(row["index"]) for row in rows]
     rms = reader.read("background_rms", epoch=slice(0, reader.epochs))
+    rows, misplaced = compared(reader, rows)
     reach = {
         index: depth(row, float(np.nanmedian(rms[index]))) for index, row in zip(indices, rows, strict=True)
     }
-    wrong = faults(reader, rows)
+    wrong = faults(reader, rows) | misplaced
     ranked = sorted(indices, key=lambda index: (index in wrong, -reach[index], index))
     fit = len(indices) - len(wrong)
-    chosen = ranked[: min(number, max(fit, FEWEST))]
+    chosen = [one for one in ranked[: min(number, max(fit, FEWEST))] if one not in misplaced]
     shallowest = min((reach[index] for index in chosen if index not in wrong), default=np.nan)
     left_out = {
         index: wrong.get(index, f"reaches {shallowest - reach[index]:.2f} mag less than the last one taken")
@@ -61,6 +67,41 @@ def best_epochs(
         if index not in chosen
     }
     return sorted(chosen), left_out
+
+
+def compared(
+    reader: ProductReader, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Rows whose zero points are on one scale, and what lies elsewhere: both by the stars of the epochs.
+
+    Each epoch is compared with the one of most stars that at least half of the others agree with. Where any
+    zero point is unknown those of all are replaced by what their stars tell, up to a constant.
+
+    Returns
+    -------
+    rows : list of dict
+    misplaced : dict of int to str
+        Reason by index.
+    """
+    stars = {row["index"]: read_stars(reader, row["fwhm"], epoch=row["index"]) for row in rows}
+    known = all(np.isfinite(row["zeropoint"]) for row in rows)
+    scales: dict[int, float] = {}
+    misplaced: dict[int, str] = {}
+    for anchor in sorted(rows, key=lambda row: -len(stars[row["index"]]))[:_ANCHORS]:
+        scales, misplaced = {}, {}
+        for row in rows:
+            where = f"{reader.group} epoch {row['source']}"
+            zeropoints = float(row["zeropoint"]), float(anchor["zeropoint"])
+            try:
+                found = compare(stars[row["index"]], stars[anchor["index"]], zeropoints, _MATCH_PX, where)
+                scales[row["index"]] = 2.5 * float(np.log10(found.flux_ratio))
+            except InputError:
+                misplaced[row["index"]] = "its stars are not where those of the other epochs are"
+        if 2 * len(misplaced) <= len(rows):
+            break
+    if known:
+        return [dict(row) for row in rows], misplaced
+    return [{**row, "zeropoint": scales.get(row["index"], np.nan)} for row in rows], misplaced
 
 
 def faults(reader: ProductReader, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -176,7 +176,14 @@ def _detect(
         around = tile.widened(reader.sizes("psf_d")["u"], *field_shape(reader, "score"))
         found.append(_detect_tile(planes, outer, around, tile, psf[at], peaks, lines, threshold))
         found[-1]["seeratio"] = (found[-1]["fwhm"] / seeing[at]).astype(np.float32)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+    if not found:
+        return {}
+    columns = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    # A fit that ran off the image has found no source.
+    height, width = field_shape(reader, "score")
+    y, x = columns["y"], columns["x"]
+    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    return {name: values[inside] for name, values in columns.items()}
 
 
 def _detect_tile(

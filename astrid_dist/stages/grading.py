@@ -129,7 +129,7 @@ def _tile_metrics(
     for name, count in (("peaks", "n_peaks"), ("peaks_raw", "n_peaks_raw")):
         found[name] = 1e6 * float(maps[count][at]) / good if good > 0 else nan
     return found | {
-        "seeing": found["fwhm_n"] * float(pair.survey.attributes.get("pixel_scale_arcsec", nan)),
+        "seeing": found["fwhm_n"] * pair.pixel_scale_arcsec,
         "elongation": float(pair.row["elongation"]),
     }
 
@@ -139,7 +139,9 @@ def epoch_scalars(pair: Pair, metrics: Mapping[str, float], pixels: int) -> dict
     row, compared = pair.row, pair.comparison
     notes = [compared.reason]
     if pair.share:
-        notes.append(f"it is {100 * pair.share:.0f} % of its own reference: what it shares with it is damped")
+        notes.append(
+            f"it is {100 * pair.share:.0f} % of its own reference, so what changed in it shows weaker"
+        )
     whole = {
         "n_matched": compared.n_matched,
         "matched_fraction": compared.n_matched / pair.n_possible if pair.n_possible else nan,

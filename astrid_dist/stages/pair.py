@@ -80,6 +80,14 @@ class Pair:
         return zogy.halo_px(self.box)
 
     @property
+    def pixel_scale_arcsec(self) -> float:
+        """Of the field; NaN where neither a WCS nor a profile of the instrument says it."""
+        known = self.survey.attributes
+        if not known.get("wcs") and known.get("survey") == "generic":
+            return float("nan")
+        return float(known.get("pixel_scale_arcsec", np.nan))
+
+    @property
     def fwhm_px(self) -> float:
         """Seeing of the epoch, pixels."""
         return max(float(self.row["fwhm"]), 2.0)

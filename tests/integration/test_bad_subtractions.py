@@ -172,6 +172,16 @@ def test_a_frame_that_lies_elsewhere_is_set_aside_with_the_reason(cube: xr.Datas
     assert "not on one pixel grid" in str(row["reason"].values)
 
 
+def test_a_frame_that_lies_elsewhere_is_left_out_of_a_reference(folder: Path) -> None:
+    output = f"{folder}/best_reference.zarr"
+    given = {"survey": f"{folder}/sky_survey.zarr", "output": output, "epochs": "best:12"}
+    run_stage("reference", given, SerialEngine())
+    made = astrid.open_reference(output)["F/r"].attrs["reference"]
+    assert not any("misplaced" in source for source in made["sources"])
+    [reason] = [said for source, said in made["left_out"].items() if "misplaced" in source]
+    assert reason == "its stars are not where those of the other epochs are"
+
+
 def test_the_wrong_reference_is_refused(folder: Path) -> None:
     cube = difference(folder, "other_reference", "wrong_reference", epochs=["untouched.fits"])
     row = cube.isel(epoch=0)

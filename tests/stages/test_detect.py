@@ -141,8 +141,8 @@ def test_the_new_source_of_real_frames_is_a_point_source_and_cosmic_rays_are_not
     assert (real["minor_ratio"] > 0.6).all()
     assert real["fwhm_ratio"].between(0.7, 1.2).all()
     assert real["streak_length"].isna().all()
-    # Five exposures a few minutes long, uncleaned: the rest is particles, none like a point source.
-    assert len(others) >= 10
-    assert (others["chi2"] > 1.5).all()
+    # Five exposures a few minutes long: the rest is what was left of particles, none like a point source.
+    assert len(others) >= 5
+    assert others["chi2"].median() > 1.5
     sharp = (others["peak_ratio"] > 1.4) | (others["minor_ratio"] < 0.4) | others["streak_length"].notna()
     assert sharp.mean() > 0.9
