@@ -51,11 +51,9 @@ def best_epochs(
         Reason by index.
     """
     indices = [int(row["index"]) for row in rows]
-    rms = reader.read("background_rms", epoch=slice(0, reader.epochs))
     rows, misplaced = compared(reader, rows)
-    reach = {
-        index: depth(row, float(np.nanmedian(rms[index]))) for index, row in zip(indices, rows, strict=True)
-    }
+    noise = _noise(reader, indices)
+    reach = {index: depth(row, noise[index]) for index, row in zip(indices, rows, strict=True)}
     wrong = faults(reader, rows) | misplaced
     ranked = sorted(indices, key=lambda index: (index in wrong, -reach[index], index))
     fit = len(indices) - len(wrong)
@@ -129,6 +127,19 @@ def faults(reader: ProductReader, rows: Sequence[Mapping[str, Any]]) -> dict[int
         if said:
             found[index] = "; ".join(said)
     return found
+
+
+def _noise(reader: ProductReader, indices: Sequence[int]) -> dict[int, float]:
+    """Noise of each epoch, electrons per pixel: of its sky mesh, or of its sky's photons if that is less.
+
+    In a crowded field the mesh scatters by unresolved stars, the less the more clouds dim them.
+    """
+    rms = reader.read("background_rms", epoch=slice(0, reader.epochs))
+    sky, read_noise = (_column(reader, name, indices) for name in ("sky", "read_noise"))
+    photons = np.sqrt(np.where(sky > 0, sky + np.square(np.nan_to_num(read_noise)), np.inf))
+    return {
+        index: float(min(np.nanmedian(rms[index]), own)) for index, own in zip(indices, photons, strict=True)
+    }
 
 
 def _column(reader: ProductReader, name: str, indices: Sequence[int]) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ def survey(tmp_path: Path) -> Location:
         if one.is_scalar
     }
     rows |= {"source": SOURCES, "epoch_id": [f"{letter * 8}" for letter in "abcde"]}
-    rows |= {"zeropoint": [25.0] * 5, "fwhm": [3.0] * 5, "valid": [True] * 4 + [False]}
+    rows |= {"zeropoint": [25.0] * 5, "sky": [100.0] * 5, "fwhm": [3.0] * 5, "valid": [True] * 4 + [False]}
     writer.write_scalars(rows, 0)
     commit_epochs(location, "f1/g", 5)
     return location
