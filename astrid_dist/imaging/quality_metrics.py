@@ -15,7 +15,7 @@ from astrid_dist.imaging.detection import find_peaks
 Float64 = NDArray[np.float64]
 
 #: Brightest stars looked at, and the fewest that say anything.
-MOST_STARS, FEWEST_STARS = 100, 3
+MOST_STARS, FEWEST_STARS = 100, 5
 #: Pixels apart at which the level of the sky is sampled, and the fewest that say anything.
 _STRIDE, _FEWEST_SKY = 3, 100
 #: Radius of a star's footprint in FWHM: 97 % of a Gaussian's light.
@@ -92,7 +92,7 @@ def residual_ratio(
     Returns
     -------
     mean, std : float
-        NaN with fewer than three stars whose footprint is whole and 30 times its noise.
+        NaN with fewer than five stars whose footprint is whole and 30 times its noise.
     """
     sky = difference[::_STRIDE, ::_STRIDE][quiet[::_STRIDE, ::_STRIDE]]
     sky = sky[np.isfinite(sky)]
@@ -184,7 +184,7 @@ def star_residuals(
     Returns
     -------
     StarResiduals
-        NaN with fewer than three stars whose window is whole and whose SNR in the difference's sky is 30.
+        NaN with fewer than five stars whose window is whole and whose SNR in the difference's sky is 30.
     """
     along_x, along_y, light = (np.asarray(one, dtype=np.float64) for one in (x, y, flux))
     half = int(min(len(psf_d) // 2, max(3, np.ceil(2 * fwhm_px))))
