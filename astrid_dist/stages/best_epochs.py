@@ -15,6 +15,8 @@ from astrid_dist.store.reading import ProductReader
 FEWEST = 3
 #: Epochs that the others are compared with, until most agree, and how far a star may be from its match.
 _ANCHORS, _MATCH_PX = 3, 3.0
+#: Epochs whose stars are looked at, the deepest by their headers; four for each that is wanted, if more.
+_EXAMINED = 64
 #: Spreads (1.4826 times the median deviation) beyond which an epoch is unlike the others.
 OUTLYING = 5.0
 
@@ -50,16 +52,20 @@ def best_epochs(
     left_out : dict of int to str
         Reason by index.
     """
-    indices = [int(row["index"]) for row in rows]
-    rows, misplaced = compared(reader, rows)
-    noise = _noise(reader, indices)
-    reach = {index: depth(row, noise[index]) for index, row in zip(indices, rows, strict=True)}
-    wrong = faults(reader, rows) | misplaced
-    ranked = sorted(indices, key=lambda index: (index in wrong, -reach[index], index))
+    noise = _noise(reader, [int(row["index"]) for row in rows])
+    # Stars are read of the likeliest alone: a survey may hold very many epochs.
+    ranked = sorted(rows, key=lambda row: -depth(row, noise[row["index"]]))
+    likely, misplaced = on_one_scale(reader, ranked[: max(_EXAMINED, 4 * number)])
+    left_out = {int(row["index"]): "many others reach deeper" for row in ranked[len(likely) :]}
+    likely.sort(key=lambda row: row["index"])
+    indices = [int(row["index"]) for row in likely]
+    reach = {row["index"]: depth(row, noise[row["index"]]) for row in likely}
+    wrong = faults(reader, likely) | misplaced
+    order = sorted(indices, key=lambda index: (index in wrong, -reach[index], index))
     fit = len(indices) - len(wrong)
-    chosen = [one for one in ranked[: min(number, max(fit, FEWEST))] if one not in misplaced]
+    chosen = [one for one in order[: min(number, max(fit, FEWEST))] if one not in misplaced]
     shallowest = min((reach[index] for index in chosen if index not in wrong), default=np.nan)
-    left_out = {
+    left_out |= {
         index: wrong.get(index, f"reaches {shallowest - reach[index]:.2f} mag less than the last one taken")
         for index in indices
         if index not in chosen
@@ -67,7 +73,7 @@ def best_epochs(
     return sorted(chosen), left_out
 
 
-def compared(
+def on_one_scale(
     reader: ProductReader, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """Rows whose zero points are on one scale, and what lies elsewhere: both by the stars of the epochs.

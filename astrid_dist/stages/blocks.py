@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 from astrid_dist.flags import UNUSABLE, Flag
 from astrid_dist.imaging import background
 from astrid_dist.imaging.stars import StarList
-from astrid_dist.store.layouts import SHARD
+from astrid_dist.store.layouts import SHARD, STARS, variables
 from astrid_dist.store.reading import ProductReader
 
 #: Bytes a worker holds before any task: interpreter, libraries, caches (measured on Linux, Python 3.11).
 WORKER_BASE_BYTES = 300 * 2**20
+
+#: Columns of a star list.
+STAR_COLUMNS = ("x", "y", "flux", "flux_err", "flags")
 
 #: obstore sends larger objects in parts of this size.
 PART_BYTES = 5 * 2**20
@@ -127,11 +131,26 @@ def read_planes(reader: ProductReader, window: Window, **epoch: int) -> Planes:
     return Planes(image, variance, mask, window, rms, box)
 
 
+def star_planes(stars: StarList) -> dict[str, NDArray[Any]]:
+    """A star list as its product holds it: ``star_<column>``, padded to `STARS` with fill values."""
+    planes = {}
+    for column in STAR_COLUMNS:
+        layout = variables("survey")[f"star_{column}"]
+        planes[layout.name] = np.full(STARS, layout.fill_value, layout.dtype)
+        planes[layout.name][: len(stars)] = getattr(stars, column)
+    return planes
+
+
 def read_stars(reader: ProductReader, fwhm_px: float, **epoch: int) -> StarList:
     """The star list of an epoch or a reference of a given seeing, padding removed."""
-    columns = {name: reader.read(f"star_{name}", **epoch) for name in ("x", "y", "flux", "flux_err", "flags")}
+    columns = {name: reader.read(f"star_{name}", **epoch) for name in STAR_COLUMNS}
     used = np.isfinite(columns["x"])
     return StarList(**{name: values[used] for name, values in columns.items()}, fwhm_px=fwhm_px)
+
+
+def psf_box(reader: ProductReader) -> int:
+    """Side of a group's PSF at the pixels of its images."""
+    return (reader.sizes("psf")["u"] - 1) // int(reader.attributes["oversampling"]) + 1
 
 
 def field_shape(reader: ProductReader, variable: str) -> tuple[int, int]:

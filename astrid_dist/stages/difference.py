@@ -15,10 +15,11 @@ from astrid_dist.stages import grading
 from astrid_dist.stages.blocks import (
     WORKER_BASE_BYTES,
     field_shape,
+    psf_box,
     put_requests,
     shard_window,
 )
-from astrid_dist.stages.pair import open_pair, psf_box, scalars_set_aside
+from astrid_dist.stages.pair import open_pair, scalars_set_aside
 from astrid_dist.stages.selection import Epochs, Groups, choose_epochs, epochs_digest, groups_of, resolved
 from astrid_dist.stages.subtraction import TILE_MAPS, subtract_tiles
 from astrid_dist.stages.tiles import Options, Refine

@@ -12,11 +12,13 @@ from astrid_dist.formats.fits import Frame
 from astrid_dist.imaging import background, blemishes, psf
 from astrid_dist.imaging.photometry import fit_star_fluxes
 from astrid_dist.imaging.psf_fit import measure_psf
+from astrid_dist.imaging.quality_metrics import limiting_mag
 from astrid_dist.imaging.resampling import Grid, to_grid
+from astrid_dist.stages.blocks import star_planes
 from astrid_dist.stages.founding import FieldStars
 from astrid_dist.stages.placing import place
 from astrid_dist.stages.sky import Sky, guessed_fwhm, measure_sky, seeing
-from astrid_dist.store.layouts import MESH_BOX, STARS, TILE, variables
+from astrid_dist.store.layouts import MESH_BOX, TILE
 from astrid_dist.surveys.profile import Profile
 
 #: The PSF box must hold three FWHM, or the PSF is cut.
@@ -103,12 +105,8 @@ def measure_exposure(
         "psf_chi2_map": found.chi2_map(grid.shape, TILE),
         "background": sky.mesh,
         "background_rms": sky.rms,
+        **star_planes(stars),
     }
-    for name in ("x", "y", "flux", "flux_err", "flags"):
-        layout = variables("survey")[f"star_{name}"]
-        padded = np.full(STARS, layout.fill_value, layout.dtype)
-        padded[: len(stars)] = getattr(stars, name)
-        planes[f"star_{name}"] = padded
     facts = frame.facts
     centre = ((grid.width - 1) / 2, (grid.height - 1) / 2)
     middle = psf.evaluate(found.terms, model.order, *centre, grid.shape, model.oversampling)
@@ -162,7 +160,7 @@ def _limiting_mag(sky: Sky, variance: NDArray[Any], stamp: NDArray[Any], zeropoi
     """
     noise = max(float(np.median(sky.rms)), float(np.sqrt(np.nanpercentile(variance, 20))))
     flux = 5 * noise / float(np.sqrt(np.square(stamp, dtype=np.float64).sum()))
-    return float(zeropoint - 2.5 * np.log10(flux))
+    return limiting_mag(flux, zeropoint)
 
 
 def microseconds(mjd: float) -> int:

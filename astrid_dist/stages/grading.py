@@ -62,12 +62,11 @@ def _measure(
     )
     middle = _middle(tile)
     own = middle.within(tile)
-    known = pair.made["zeropoint"]
     return {
         "bad_fraction": float(np.isnan(difference[::2, ::2]).mean()),
         "saturated_fraction": saturated,
         "limiting_flux": limit,
-        "limiting_mag": quality_metrics.limiting_mag(limit, nan if known is None else float(known)),
+        "limiting_mag": quality_metrics.limiting_mag(limit, pair.zeropoint),
         "residual_ratio": ratio,
         "residual_ratio_std": ratio_std,
         "match_chi2": quality_metrics.star_chi2(difference, sigma, x, y, pair.fwhm_px),
@@ -146,7 +145,7 @@ def epoch_scalars(pair: Pair, metrics: Mapping[str, float], pixels: int) -> dict
         "n_matched": compared.n_matched,
         "matched_fraction": compared.n_matched / pair.n_possible if pair.n_possible else nan,
         "transparency": quality_metrics.transparency(
-            compared.flux_ratio, float(row["exptime"]), float(pair.made.get("scale_exptime", nan))
+            compared.flux_ratio, float(row["exptime"]), float(pair.made["scale_exptime"])
         ),
         "sky": float(row["sky"]),
         "sky_gradient": quality_metrics.sky_gradient(*pair.sky_mesh()),
@@ -154,7 +153,7 @@ def epoch_scalars(pair: Pair, metrics: Mapping[str, float], pixels: int) -> dict
     return {
         **{name: row[name] for name in COPIED},
         "survey_epoch": pair.index,
-        "zeropoint": nan if pair.made["zeropoint"] is None else pair.made["zeropoint"],
+        "zeropoint": pair.zeropoint,
         "n_matched": compared.n_matched,
         "reference_weight": pair.share,
         "valid": True,

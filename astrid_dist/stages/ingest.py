@@ -18,7 +18,7 @@ from astrid_dist.errors import AstridError, InputError, StorageError
 from astrid_dist.formats.files import is_transient
 from astrid_dist.formats.fits import Frame, FrameProbe, read_frame
 from astrid_dist.imaging.resampling import Grid
-from astrid_dist.stages.blocks import WORKER_BASE_BYTES, put_requests
+from astrid_dist.stages.blocks import WORKER_BASE_BYTES, psf_box, put_requests
 from astrid_dist.stages.exposure import PsfModel, measure_exposure, microseconds
 from astrid_dist.stages.founding import FieldStars, kept_stars, settle_stars
 from astrid_dist.stages.frames import (
@@ -249,7 +249,6 @@ def prepare(plan: Plan) -> None:
                 "wcs": grid.header,
                 "psf_order": model.order,
                 "oversampling": model.oversampling,
-                "psf_box": model.box,
                 "pixel_scale_arcsec": profile.pixel_scale_arcsec if isnan(scale) else scale,
             }
             attributes |= {"survey": profile.name, "field": name, "band": band}
@@ -363,7 +362,7 @@ def _measure(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """`measure_exposure`, whose own failure is taken as the frame's: one frame must not hold up a survey."""
     grid, has = _grid_of(reader), reader.attributes
-    model = PsfModel(has["psf_box"], has["psf_order"], has["oversampling"])
+    model = PsfModel(psf_box(reader), has["psf_order"], has["oversampling"])
     field: FieldStars | None = None
     if frame.wcs is None or grid.wcs is None:
         field = kept_stars(reader.location, reader.group.split("/")[0])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from astrid_dist.imaging.noise import neighbour_correlation
 from astrid_dist.imaging.phase_offset import phase_offset
 from astrid_dist.imaging.psf import evaluate as psf_at
 from astrid_dist.imaging.stars import StarList
-from astrid_dist.stages.blocks import Planes, Window, field_shape, read_planes, read_stars
+from astrid_dist.stages.blocks import Planes, Window, field_shape, psf_box, read_planes, read_stars
 from astrid_dist.stages.pairing import Comparison, compare
 from astrid_dist.stages.selection import epoch_row
 from astrid_dist.store.layouts import TILE
@@ -25,6 +25,8 @@ from astrid_dist.store.reading import ProductReader
 
 #: Scalars of an epoch that its difference keeps.
 COPIED = ("epoch_id", "source", "time", "mjd", "exptime", "fwhm")
+#: Seeing below this is taken as this where source masks and footprints are made, pixels.
+LEAST_FWHM_PX = 2.0
 #: Windows of references that a worker keeps, since the next epochs of a field need them again.
 _TEMPLATES_KEPT = 2
 
@@ -90,7 +92,17 @@ class Pair:
     @property
     def fwhm_px(self) -> float:
         """Seeing of the epoch, pixels."""
-        return max(float(self.row["fwhm"]), 2.0)
+        return max(float(self.row["fwhm"]), LEAST_FWHM_PX)
+
+    @property
+    def reference_fwhm_px(self) -> float:
+        """Seeing of the reference, pixels."""
+        return max(float(self.made["fwhm"]), LEAST_FWHM_PX)
+
+    @property
+    def zeropoint(self) -> float:
+        """AB magnitude of one electron of the reference; NaN where unknown."""
+        return _zeropoint(self.made)
 
     def psfs_at(self, x: float, y: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """PSFs of epoch and reference at a place."""
@@ -112,14 +124,19 @@ class Pair:
 
         The area that a PSF occupies, 1 / sum(P²), grows with the square of its width.
         """
-        middle = self.psfs_at((self.shape[1] - 1) / 2, (self.shape[0] - 1) / 2)
-        known = self.row["fwhm"], self.made["fwhm"]
-        here = (science, reference)
         first, second = (
-            float(fwhm) * float(np.sqrt(np.square(central).sum() / np.square(local).sum()))
-            for fwhm, central, local in zip(known, middle, here, strict=True)
+            float(fwhm) * float(np.sqrt(central / np.square(local).sum()))
+            for fwhm, central, local in zip(
+                (self.row["fwhm"], self.made["fwhm"]), self._middle_sums, (science, reference), strict=True
+            )
         )
         return first, second
+
+    @cached_property
+    def _middle_sums(self) -> tuple[np.float32, ...]:
+        """sum(P²) of both PSFs in the middle of the field."""
+        middle = self.psfs_at((self.shape[1] - 1) / 2, (self.shape[0] - 1) / 2)
+        return tuple(np.square(one).sum() for one in middle)
 
     def psf_chi2_at(self, x: float, y: float) -> float:
         """Chi squared of the epoch's PSF stars in the tile of a pixel; the epoch's where there are none."""
@@ -138,7 +155,7 @@ class Pair:
         """The pair with an offset by the light both images share, where stars were too few to tell it."""
         if np.isfinite([self.comparison.dx, self.comparison.dy]).all():
             return self
-        widths = self.fwhm_px, max(float(self.made["fwhm"]), 2.0)
+        widths = self.fwhm_px, self.reference_fwhm_px
         offset = phase_offset(science.image, template.planes.image, widths)
         if not np.isfinite([offset.dx, offset.dy]).all():
             return self
@@ -159,7 +176,7 @@ def _mended(planes: Planes, fwhm_px: float) -> Planes:
 def _template(location: Location, group: str, window: Window, made_of: str) -> Template:
     """`made_of` tells a reference from another that took its place."""
     reader = ProductReader(location, group)
-    fwhm_px = max(float(reader.attributes["reference"]["fwhm"]), 2.0)
+    fwhm_px = max(float(reader.attributes["reference"]["fwhm"]), LEAST_FWHM_PX)
     planes = _mended(read_planes(reader, window), fwhm_px)
     for plane in (planes.image, planes.variance, planes.mask):
         plane.setflags(write=False)
@@ -181,12 +198,11 @@ def open_pair(survey: Location, reference: Location, group: str, index: int, mat
     psfs = science.read("psf", epoch=index), template.read("psf")
     if not all(np.isfinite(terms).all() for terms in psfs):
         raise InputError(f"{where}: the stored PSF holds NaN; ingest the epoch again into a new survey")
-    known = made["zeropoint"] if made["zeropoint"] is not None else np.nan
     shape = field_shape(science, "image")
     stars = read_stars(science, row["fwhm"], epoch=index), read_stars(template, made["fwhm"])
     comparison = compare(
         *stars,
-        (float(row["zeropoint"]), float(known)),
+        (float(row["zeropoint"]), _zeropoint(made)),
         match_radius_px,
         where,
         shape,
@@ -209,15 +225,15 @@ def open_pair(survey: Location, reference: Location, group: str, index: int, mat
     )
 
 
+def _zeropoint(made: Mapping[str, Any]) -> float:
+    """JSON holds no NaN, so an unknown zero point is null in a reference's attributes."""
+    return float("nan") if made["zeropoint"] is None else float(made["zeropoint"])
+
+
 def _clean(stars: StarList) -> StarList:
     use = stars.flags == 0
     columns = {name: getattr(stars, name)[use] for name in ("x", "y", "flux", "flux_err", "flags")}
     return StarList(**columns, fwhm_px=stars.fwhm_px)
-
-
-def psf_box(reader: ProductReader) -> int:
-    """Side of a group's PSF at the pixels of its images."""
-    return (reader.sizes("psf")["u"] - 1) // int(reader.attributes["oversampling"]) + 1
 
 
 def scalars_set_aside(survey: Location, group: str, index: int, reason: str) -> dict[str, Any]:

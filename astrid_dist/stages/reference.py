@@ -18,12 +18,14 @@ from astrid_dist.imaging.psf import fwhm_of, stamps_at
 from astrid_dist.imaging.stars import StarList, measure_stars
 from astrid_dist.stages.best_epochs import depth
 from astrid_dist.stages.blocks import (
+    STAR_COLUMNS,
     WORKER_BASE_BYTES,
     Window,
     field_shape,
     put_requests,
     read_planes,
     shard_window,
+    star_planes,
 )
 from astrid_dist.stages.selection import (
     Epochs,
@@ -42,7 +44,6 @@ from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.templates import create_group, create_product, shard_grid
 from astrid_dist.store.writing import ProductWriter, ShardDigest
 
-STAR_COLUMNS = ("x", "y", "flux", "flux_err", "flags")
 #: Reasons kept of epochs that best:N left out.
 MOST_LEFT_OUT = 50
 #: What a reference of few epochs cannot do.
@@ -220,11 +221,8 @@ def finalise(plan: Plan) -> dict[str, ShardDigest]:
         reader = ProductReader(output, group)
         stars = _stars(reader, float(reader.attributes["reference"]["fwhm"]))
         writer = ProductWriter(output, group)
-        for name in STAR_COLUMNS:
-            values = getattr(stars, name)
-            padded = np.zeros(STARS, np.uint16) if name == "flags" else np.full(STARS, np.nan, values.dtype)
-            padded[: len(values)] = values
-            written[f"{group}/star_{name}"] = writer.write(f"star_{name}", {}, padded)
+        for name, values in star_planes(stars).items():
+            written[f"{group}/{name}"] = writer.write(name, {}, values)
     return written
 
 

@@ -12,7 +12,7 @@ from astrid_dist.flags import Flag
 from astrid_dist.imaging import coadd, psf, rejection
 from astrid_dist.imaging.coadd import Stack, Transforms
 from astrid_dist.imaging.proper_coadd import proper_filters
-from astrid_dist.stages.blocks import Planes, Window, field_shape, read_planes, read_stars
+from astrid_dist.stages.blocks import Planes, Window, field_shape, psf_box, read_planes, read_stars
 from astrid_dist.stages.pairing import Comparison, compare
 from astrid_dist.stages.selection import epoch_row
 from astrid_dist.store.layouts import TILE
@@ -71,7 +71,7 @@ class Members:
     @property
     def box(self) -> int:
         """Side of the PSF in pixels."""
-        return int((self.psfs[0].shape[-1] - 1) // self.oversampling + 1)
+        return psf_box(self.reader)
 
     def place(self, x: float, y: float, half_px: float) -> Place:
         """The epochs against the first in a square of the field."""
