@@ -158,6 +158,22 @@ class Zeropoint(_Model):
     bands: dict[str, float] = {}
 
 
+class Camera(_Model):
+    """What artifacts and noise depend on; generic numbers unless a profile says its own."""
+
+    pixel_um: float = Field(default=15.0, gt=0, description="side of a pixel on the detector, micrometres")
+    thickness_um: float = Field(default=100.0, gt=0, description="depth of the silicon, micrometres")
+    gain: float = Field(default=2.0, gt=0, description="electron per DN")
+    read_noise: float = Field(default=7.0, ge=0, description="electron, rms")
+    full_well: float = Field(default=120000.0, gt=0, description="electron")
+    dark_current: float = Field(default=0.01, ge=0, description="electron per second and pixel")
+    aperture_m: float = Field(default=1.5, gt=0, description="of the telescope: near trails are out of focus")
+    amplifiers: tuple[int, int] = Field(default=(2, 1), description="along x and y of a detector")
+    detector_px: tuple[int, int] = Field(default=(2048, 2048), description="columns, rows of a detector")
+    cosmic_rays: float = Field(default=3.0, ge=0, description="per cm2 and minute")
+    exptime_s: float = Field(default=60.0, gt=0, description="of a usual exposure")
+
+
 class Profile(_Model):
     """One instrument. Numbers are nominal; what a frame's header says wins."""
 
@@ -176,6 +192,11 @@ class Profile(_Model):
     depth: dict[str, float] = Field(
         default={}, description="nominal 5 sigma AB depth of one exposure, per band"
     )
+    filters: dict[str, str | tuple[float, float, float, float]] = Field(
+        default={},
+        description="band -> name of a speclite curve, or the four corners of a trapezoid, Angstrom",
+    )
+    camera: Camera = Camera()
     unit: Literal["auto", "DN", "DN/s", "electron", "electron/s"] = Field(
         default="auto", description="what pixels hold; auto reads BUNIT and takes DN where that is absent"
     )

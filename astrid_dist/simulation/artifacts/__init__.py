@@ -1,0 +1,1 @@
+"""Artifacts of optics, detectors, air and processing, each in the file of its cause."""

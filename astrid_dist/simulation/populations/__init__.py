@@ -1,0 +1,1 @@
+"""Populations of changing sources, each in the file of its physics."""
