@@ -69,6 +69,25 @@ KINDS = MappingProxyType(
     }
 )
 
+#: Where a source may be put. ``host``: on a galaxy's light at a physical offset; ``nucleus``: in its middle;
+#: ``star``: on a star; ``near star``: beside a bright one; ``edge``: near the border of data; ``empty``: sky.
+ENVIRONMENTS = ("empty", "host", "nucleus", "star", "near star", "edge")
+#: Where a sample comes from: made, found where nothing changed, an alert of a survey, a vote of people.
+ORIGINS = ("synthetic", "null detection", "mined", "label")
+#: Why a source could not be put in; empty where it could.
+REASONS = ("", "no site", "masked", "saturated", "no flux", "outside")
+
+#: What the numbers of a sample stand for, by variable; each number is a position.
+CODES = MappingProxyType(
+    {
+        "class": CLASSES,
+        "kind": tuple(KINDS),
+        "origin": ORIGINS,
+        "environment": ENVIRONMENTS,
+        "reason": REASONS,
+    }
+)
+
 
 def class_code(name: str) -> int:
     """Position of a class in `CLASSES`."""
@@ -83,3 +102,18 @@ def class_bit(name: str) -> int:
 def kind_code(name: str) -> int:
     """Position of a kind in `KINDS`."""
     return tuple(KINDS).index(name)
+
+
+def cf_codes(variable: str) -> dict[str, object]:
+    """CF ``flag_values`` and ``flag_meanings`` of a variable of `CODES`; in a word, blanks become ``_``."""
+    names = CODES[variable]
+    return {
+        "flag_values": list(range(len(names))),
+        "flag_meanings": " ".join(name.replace(" ", "_") or "none" for name in names),
+    }
+
+
+def cf_bits() -> dict[str, object]:
+    """CF ``flag_masks`` and ``flag_meanings`` of a target mask."""
+    named = [name for name in CLASSES if class_bit(name)]
+    return {"flag_masks": [class_bit(name) for name in named], "flag_meanings": " ".join(named)}

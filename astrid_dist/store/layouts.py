@@ -11,6 +11,8 @@ from typing import Any
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag, StarFlag, cf_attributes
+from astrid_dist.store import sample_layout
+from astrid_dist.taxonomy import CODES, cf_bits, cf_codes
 
 #: Version of the layouts; a reader refuses a product of another one.
 VERSION = 2
@@ -50,7 +52,12 @@ class Variable:
     @property
     def is_image(self) -> bool:
         """Whether it covers the pixels, and is sharded."""
-        return "y" in self.dims
+        return "y" in self.dims or (self.is_sample and "v" in self.dims)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether it belongs to the samples of a shard, and is cut where they are."""
+        return self.dims[0] == "sample"
 
     @property
     def is_scalar(self) -> bool:
@@ -66,6 +73,10 @@ class Variable:
         if self.name == "time":
             found["calendar"] = "proleptic_gregorian"
         bits = {"mask": Flag, "star_flags": StarFlag}.get(self.name)
+        if self.is_sample and self.name in CODES:
+            return found | cf_codes(self.name)
+        if self.name == "target":
+            return found | cf_bits()
         return found | (cf_attributes(bits) if bits else {})
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
@@ -74,6 +85,8 @@ class Variable:
 
     def chunks(self, sizes: Sizes) -> tuple[int, ...]:
         """Length of a chunk along each dimension."""
+        if self.is_sample and self.is_image:
+            return (sizes["sample_chunk"], *(max(1, sizes[dim]) for dim in self.dims[1:]))
         if self.is_image:
             return tuple(1 if dim == "epoch" else CHUNK for dim in self.dims)
         return self.units(sizes)
@@ -89,8 +102,12 @@ def _unit(dim: str, sizes: Sizes) -> int:
     """How much of a dimension one task writes."""
     if dim == "epoch":
         return 1
+    if dim == "sample":
+        return sizes["sample_shard"]
     if dim in ("candidate", "object"):
         return ROWS_PER_CHUNK
+    if dim == "host":
+        return max(1, min(ROWS_PER_CHUNK, sizes[dim]))
     axis = dim[-1]
     shard = min(SHARD, -(-sizes[axis] // CHUNK) * CHUNK) if axis in ("y", "x") else 0
     if dim in ("y", "x"):
@@ -103,8 +120,8 @@ def _unit(dim: str, sizes: Sizes) -> int:
 
 
 def complete_sizes(sizes: Sizes) -> dict[str, int]:
-    """The sizes given, and those that follow from them: stars, tiles and mesh cells."""
-    derived = dict(sizes)
+    """The sizes given, and those that follow from them: stars, tiles, mesh cells, shards of samples."""
+    derived = (sample_layout.cuts(sizes) if "sample" in sizes else {}) | dict(sizes)
     for axis in ("y", "x"):
         if axis in sizes:
             derived[f"tile_{axis}"] = -(-sizes[axis] // TILE)
@@ -331,6 +348,7 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
             _table("epoch", _QUALITY),
         ]
     ),
+    "samples": _group([_table(dims, rows) for dims, rows in sample_layout.ROWS.items()]),
     "candidates": _group(
         [
             _table(

@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from astrid_dist.errors import ConfigError, ResumeConflictError, StorageError
-from astrid_dist.store import layouts
+from astrid_dist.store import layouts, sample_layout
 from astrid_dist.store.layouts import Sizes, Variable
 from astrid_dist.store.locations import Location
 
@@ -43,7 +43,7 @@ def create_product(
     location : Location
         Where the product is to lie.
     product : str
-        Name of its layout: survey, reference, difference, candidates or truth.
+        Name of its layout: survey, reference, difference, samples, candidates or truth.
     job, digest : str
         The job that makes it and the digest of that job's inputs and settings; none for a product that grows.
     inputs : mapping, optional
@@ -100,9 +100,11 @@ def create_group(
         ``"<field>/<band>"``.
     sizes : mapping of str to int
         Lengths of ``y``, ``x``, ``v``, ``u`` and, where the layout has them, ``epoch`` and ``psf_term``;
-        those of tiles, mesh cells and stars follow.
+        those of tiles, mesh cells and stars follow. Of samples ``sample``, ``visit``, ``plane``,
+        ``v``, ``u``, ``host`` and, where not as usual, ``sample_shard`` and ``sample_chunk``.
     attributes : mapping
-        Attributes of the group: ``wcs`` (FITS header string), ``psf_order``, ``oversampling``, ...
+        Attributes of the group: ``wcs`` (FITS header string), ``psf_order``, ``oversampling``, ...;
+        of samples ``survey``, ``split``, ``bands``, ``planes``.
 
     Raises
     ------
@@ -115,11 +117,15 @@ def create_group(
     full = layouts.complete_sizes(sizes)
     if missing := {dim for one in variables.values() for dim in one.dims} - set(full):
         raise ConfigError(f"{location}/{group}: a {product} group needs the sizes {sorted(missing)} too")
+    if "sample" in full and (wrong := sample_layout.wrong_cuts(full)):
+        raise ConfigError(f"{location}/{group}: {wrong}")
     objects = location.objects()
     if objects.get(f"{group}/{METADATA}") is not None:
         _check_sizes(location, group, variables.values(), full)
         return
-    own: dict[str, Any] = {"tile": layouts.TILE, "mesh_box": layouts.MESH_BOX, **attributes}
+    own: dict[str, Any] = dict(attributes)
+    if product != "samples":
+        own = {"tile": layouts.TILE, "mesh_box": layouts.MESH_BOX, **own}
     scalars = [one.name for one in variables.values() if one.is_scalar]
     if scalars:
         own |= {"epochs": 0, "coordinates": " ".join(scalars)}
@@ -231,7 +237,7 @@ def set_state(location: Location, state: str, **more: Any) -> None:
 
 def shard_grid(sizes: Sizes, product: str) -> tuple[int, int]:
     """Rows and columns of shards that an image of these sizes is cut into."""
-    image = next((one for one in layouts.variables(product).values() if one.is_image), None)
+    image = next((one for one in layouts.variables(product).values() if "y" in one.dims), None)
     if image is None:
         raise ConfigError(f"a {product} product has no images")
     units = dict(zip(image.dims, image.units({"epoch": 0, **sizes}), strict=True))
@@ -275,13 +281,14 @@ def root_attributes(location: Location) -> dict[str, Any]:
 def _check_sizes(location: Location, group: str, variables: Iterable[Variable], sizes: Sizes) -> None:
     """Refuse a group that is there with other sizes; the epochs may have grown."""
     for one in variables:
-        there = read_document(location, f"{group}/{one.name}/{METADATA}")["shape"]
-        wanted = list(one.shape(sizes))
+        document = read_document(location, f"{group}/{one.name}/{METADATA}")
+        there, wanted = document["shape"], list(one.shape(sizes))
+        units = document["chunk_grid"]["configuration"]["chunk_shape"], list(one.units(sizes))
         skip = 1 if "epoch" in one.dims else 0
-        if there[skip:] != wanted[skip:]:
+        if there[skip:] != wanted[skip:] or units[0] != units[1]:
             raise ResumeConflictError(
-                f"{location}/{group}/{one.name} is there with shape {there}, this job needs {wanted}"
-                f" ({', '.join(one.dims)}): choose another output"
+                f"{location}/{group}/{one.name} is there with shape {there} in shards of {units[0]}, this job"
+                f" needs {wanted} in {units[1]} ({', '.join(one.dims)}): choose another output"
             )
 
 

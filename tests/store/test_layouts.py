@@ -25,7 +25,7 @@ SIDES = st.integers(1, 10_000)
 
 def _sizes(y: int, x: int) -> dict[str, int]:
     given_sizes = {"y": y, "x": x, "epoch": 3, "v": 31, "u": 31, "psf_term": 6, "candidate": 5, "object": 5}
-    return complete_sizes(given_sizes)
+    return complete_sizes(given_sizes | {"sample": 700, "visit": 2, "plane": 4, "host": 3})
 
 
 @pytest.mark.parametrize(("product", "one"), EVERY, ids=[f"{product}-{one.name}" for product, one in EVERY])
@@ -41,7 +41,7 @@ def test_what_was_never_written_cannot_be_taken_for_data(product: str, one: Vari
     elif one.name == "mask":
         assert one.fill_value == Flag.NO_DATA
     else:  # beside coordinates that are NaN there, and a mask that says NO_DATA
-        assert one.name in ("n_epochs", "star_flags")
+        assert one.name in ("n_epochs", "star_flags", "target")
         assert one.fill_value == 0
 
 
@@ -51,7 +51,7 @@ def test_shards_are_whole_chunks_and_no_larger_than_the_image_needs(y: int, x: i
     for product, one in EVERY:
         units, chunks = one.units(sizes), one.chunks(sizes)
         assert all(unit % chunk == 0 for unit, chunk in zip(units, chunks, strict=True)), (product, one)
-        if one.is_image:
+        if "y" in one.dims:
             assert max(units) <= SHARD
             assert all(unit < size + CHUNK for unit, size in zip(units[-2:], (y, x), strict=True))
 

@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.simulation.bands import Band
+from astrid_dist.taxonomy import ENVIRONMENTS as ENVIRONMENTS
 
 Array = NDArray[np.float64]
-
-#: Where a source may be put. ``host``: on a galaxy's light at a physical offset; ``nucleus``: in its middle;
-#: ``star``: on a star; ``near star``: beside a bright one; ``edge``: near the border of data; ``empty``: sky.
-ENVIRONMENTS = ("empty", "host", "nucleus", "star", "near star", "edge")
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Population:
     """One or two sentences with sources, for the catalogue."""
     rate: Rate
     environments: Mapping[str, float]
-    """Shares of `ENVIRONMENTS`, summing to 1."""
+    """Shares of `astrid_dist.taxonomy.ENVIRONMENTS`, summing to 1."""
     n_draws: int
     """Uniform numbers that one event takes."""
     draw: Callable[[Array, float], Events]
