@@ -159,7 +159,10 @@ class Zeropoint(_Model):
 
 
 class Camera(_Model):
-    """What artifacts and noise depend on; generic numbers unless a profile says its own."""
+    """What artifacts and noise depend on; generic numbers unless a profile says its own.
+
+    Gain and read noise are the profile's where they are not said here.
+    """
 
     pixel_um: float = Field(default=15.0, gt=0, description="side of a pixel on the detector, micrometres")
     thickness_um: float = Field(default=100.0, gt=0, description="depth of the silicon, micrometres")
@@ -215,6 +218,22 @@ class Profile(_Model):
     )
     _path: str = PrivateAttr("")
 
+    @field_validator("filters")
+    @classmethod
+    def _increasing(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for band, curve in value.items():
+            if not isinstance(curve, str) and list(curve) != sorted(set(curve)):
+                raise ValueError(f"corners of {band} must increase: foot, top, top, foot in Angstrom")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _camera_has_the_same_amplifiers(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("camera", {}), Mapping):
+            return raw
+        known = {key: raw[key] for key in ("gain", "read_noise") if raw.get(key) is not None}
+        return {**raw, "camera": known | dict(raw.get("camera", {}))}
+
     @property
     def origin(self) -> str:
         """What another profile says to extend this one: its name, or the path of a user's file."""
@@ -250,7 +269,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     where = str(name_or_path)
     chain = _chain(where)
     try:
-        profile = Profile.model_validate(reduce(_merge, reversed(chain.values())))
+        profile = Profile.model_validate(_joined(chain))
     except ValidationError as error:
         details = "; ".join(_explain(mistake["loc"], mistake, chain) for mistake in error.errors())
         raise ConfigError(f"survey profile {where!r} is not valid: {details}") from error
@@ -307,6 +326,13 @@ def _chain(where: str) -> dict[str, dict[str, Any]]:
         chain[where] = _read(where)
         where = str(chain[where].get("extends", "" if where == "generic" else "generic") or "")
     return chain
+
+
+def _joined(chain: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A profile on top of what it extends; one with filters of its own has none of the generic ones."""
+    joined = reduce(_merge, reversed(chain.values()), dict[str, Any]())
+    own = [raw["filters"] for name, raw in chain.items() if name != "generic" and raw.get("filters")]
+    return joined | {"filters": reduce(_merge, reversed(own))} if own else joined
 
 
 def _explain(place: Sequence[str | int], mistake: Mapping[str, Any], chain: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def test_profiles_that_extend_each_other_are_refused(tmp_path):
 
 
 def test_an_unknown_name_or_missing_file_says_what_there_is(tmp_path):
-    with pytest.raises(ConfigError, match="decam, generic, ztf"):
+    with pytest.raises(ConfigError, match="decam, generic, lsst"):
         load_profile("subaru")
     with pytest.raises(ConfigError, match="no survey profile file"):
         load_profile(tmp_path / "none.yaml")
