@@ -51,6 +51,8 @@ class Subtraction:
         PSF of `difference`.
     F_S, kernel_radius_px, limiting_flux : float
         As in `SubtractionPlan`.
+    scores : pair as `difference`, or None
+        S_n / F_S and S_r / F_S (eq. 26, 27), where they were asked for: fluxes, electrons of the reference.
     """
 
     difference: Array
@@ -60,6 +62,7 @@ class Subtraction:
     F_S: float
     kernel_radius_px: float
     limiting_flux: float
+    scores: tuple[Array, Array] | None = None
 
 
 def subtract(
@@ -72,6 +75,7 @@ def subtract(
     shift: ArrayLike = (0.0, 0.0),
     astrometric_sigma: ArrayLike = (0.0, 0.0),
     flux_ratio_err: ArrayLike = 0.0,
+    keep_scores: bool = False,
 ) -> Subtraction:
     """Difference, score and flux error of a pair or of n pairs, ZOGY eq. 12-17, 25-33 and 41-43.
 
@@ -97,6 +101,8 @@ def subtract(
     flux_ratio_err : float or (n,) float
         Uncertainty of flux_n / flux_r as a single star sees it, PSF errors included. A wrong ratio leaves
         the same share of every pixel of a star, hence a variance (flux_ratio_err / flux_ratio · S_r)².
+    keep_scores : bool
+        Whether to return what each image gives to the score; what is added to an image adds to that linearly.
 
     Returns
     -------
@@ -134,13 +140,20 @@ def subtract(
     scatter = _each(astrometric_sigma, count, (2,), "astrometric_sigma")
     errors = _each(flux_ratio_err, count, (), "flux_ratio_err")
 
-    made = [space.empty(stacks[0].shape) for _ in range(3)]
+    made = [space.empty(stacks[0].shape) for _ in range(5 if keep_scores else 3)]
     for part in _blocks(count, plan, space):
         given, out = [stack[part] for stack in stacks], [image[part] for image in made]
         _subtract_block(space, plan, given, shifts[part], scatter[part], errors[part], out)
-    difference, score, sigma_flux = (image.reshape(planes[0].shape) for image in made)
+    difference, score, sigma_flux, *scores = (image.reshape(planes[0].shape) for image in made)
     return Subtraction(
-        difference, score, sigma_flux, plan.psf_d, plan.F_S, plan.kernel_radius_px, plan.limiting_flux
+        difference,
+        score,
+        sigma_flux,
+        plan.psf_d,
+        plan.F_S,
+        plan.kernel_radius_px,
+        plan.limiting_flux,
+        (scores[0], scores[1]) if scores else None,
     )
 
 
@@ -153,7 +166,7 @@ def _subtract_block(
     errors: Numbers,
     made: list[Array],
 ) -> None:
-    """Subtract n tiles (n, y, x), into `made`: difference, score and sigma_flux.
+    """Subtract n tiles (n, y, x), into `made`: difference, score and sigma_flux; the parts of the score.
 
     Rows are taken a few at a time wherever they do not depend on each other, so that they stay in the cache.
     """
@@ -169,10 +182,12 @@ def _subtract_block(
     for part in _rows(space, plan, plan.shape[0]):
         # The tile lies at [1, 1] of the grid: S has a border of one pixel for its slope.
         middle, wide = slice(part.start + 1, part.stop + 1), slice(part.start, part.stop + 2)
-        difference, score, sigma = (image[:, part] for image in made)
+        difference, score, sigma, *kept = (image[:, part] for image in made)
         difference[...] = _image(space, plan, D[:, middle])[..., 1:-1]
         sigma[...] = _image(space, plan, V[:, middle])[..., 1:-1]
         parts = [_image(space, plan, S[:, wide]) for S in (S_n, S_r)]
+        for S, image in zip(parts, kept, strict=False):
+            image[...] = S[:, 1:-1, 1:-1]
         if scatter.any():
             for S in parts:
                 _add_squared(sigma, S[:, 1:-1, 2:] - S[:, 1:-1, :-2], weights[:, 0])

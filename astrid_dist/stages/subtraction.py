@@ -1,6 +1,6 @@
 """A pair subtracted tile by tile: difference, score, and what each tile says of itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.imaging.masks import noise_moments, source_free
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import Pair, Template
-from astrid_dist.stages.tiles import Options, subtract_tile
+from astrid_dist.stages.tiles import Options, Recipe, subtract_tile
 from astrid_dist.store.layouts import TILE, variables
 
 #: Source-free pixels below which the noise of a tile is not judged.
@@ -42,6 +42,8 @@ class Result:
     """Source-free pixels, (y, x)."""
     core: Window
     """The shard."""
+    recipes: dict[tuple[int, int], Recipe] = field(default_factory=dict)
+    """What each tile that holds data was subtracted with."""
 
     @property
     def grid(self) -> list[tuple[tuple[int, int], Window]]:
@@ -104,6 +106,7 @@ def subtract_tiles(
         for name in IMAGES:
             made.planes[name][place] = getattr(found, name)[tile.within(window)]
         made.psf_d[at] = found.psf_d
+        made.recipes[at] = found.recipe
         for name, value in found.measured.items():
             made.maps[name][at] = value
     sky = residual_sky(made.planes["difference"], quiet)

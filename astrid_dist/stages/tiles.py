@@ -1,6 +1,6 @@
 """One tile of a pair: subtracted as measured, then with a refined PSF where its stars do not cancel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -36,6 +36,42 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a tile was subtracted with: enough to subtract something else just so."""
+
+    psf_n: Image
+    psf_r: Image
+    sigma_n: float
+    sigma_r: float
+    flux_ratio: float
+    shift: tuple[float, float]
+    astrometric_sigma: tuple[float, float]
+    flux_ratio_err: float
+
+    def plan(self, shape: tuple[int, int]) -> zogy.SubtractionPlan:
+        """Filters for windows of a shape."""
+        return zogy.plan_subtraction(
+            self.psf_n, self.psf_r, self.sigma_n, self.sigma_r, self.flux_ratio, shape=shape
+        )
+
+    def subtract(
+        self, new: Planes, ref: Planes, plan: zogy.SubtractionPlan, *, terms: bool = True
+    ) -> zogy.Subtraction:
+        """Difference and score of planes; without terms for what may be wrong, the parts of the score too."""
+        return zogy.subtract(
+            new.image,
+            ref.image,
+            new.variance,
+            ref.variance,
+            plan,
+            shift=self.shift,
+            astrometric_sigma=self.astrometric_sigma if terms else (0.0, 0.0),
+            flux_ratio_err=self.flux_ratio_err if terms else 0.0,
+            keep_scores=not terms,
+        )
+
+
+@dataclass(frozen=True)
 class Tile:
     """A subtracted tile with its margin."""
 
@@ -45,6 +81,7 @@ class Tile:
     psf_d: Image
     measured: dict[str, float]
     """Of the difference's tile maps."""
+    recipe: Recipe
 
 
 def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: Options) -> Tile:
@@ -65,15 +102,17 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
     half = max(tile.shape) / 2
     local = pair.comparison.at(*tile.centre, half)
     psfs = pair.psfs_at(*tile.centre)
-    planes = new.image, ref.image, new.variance, ref.variance
-    plan = zogy.plan_subtraction(*psfs, new.sigma, ref.sigma, local.flux_ratio, shape=new.window.shape)
-    result = zogy.subtract(
-        *planes,
-        plan,
-        shift=local.shift,
-        astrometric_sigma=local.astrometric_sigma(options.astrometric_sigma_px),
-        flux_ratio_err=local.flux_sigma,
+    recipe = Recipe(
+        *psfs,
+        new.sigma,
+        ref.sigma,
+        local.flux_ratio,
+        local.shift,
+        local.astrometric_sigma(options.astrometric_sigma_px),
+        local.flux_sigma,
     )
+    plan = recipe.plan(new.window.shape)
+    result = recipe.subtract(new, ref, plan)
     fwhm_n, fwhm_r = pair.fwhms_at(*psfs)
     measured = {
         "sigma_n": new.sigma,
@@ -94,9 +133,10 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
         "residual_sky": 0.0,
         "refined": 0,
     }
-    as_measured = Tile(result.difference, result.score, result.sigma_flux, result.psf_d, measured)
+    as_measured = Tile(result.difference, result.score, result.sigma_flux, result.psf_d, measured, recipe)
     if options.refine == "never" or (options.refine == "auto" and not _stars_left(result.score, ref)):
         return as_measured
+    planes = new.image, ref.image, new.variance, ref.variance
     found = matching.match_psf(*planes, *psfs, plan, shift=local.shift)
     if not found.accepted:
         return as_measured
@@ -106,7 +146,7 @@ def subtract_tile(pair: Pair, tile: Window, new: Planes, ref: Planes, options: O
         return refined
     # Judged without the terms for what is wrong, behind which a worse PSF could hide: where stars are few,
     # the noise of the images makes a kernel that smooths look good.
-    plain = zogy.subtract(*planes, plan, shift=local.shift)
+    plain = recipe.subtract(new, ref, plan, terms=False)
     left = measure_leftover(plain.difference, plain.score, plain.sigma_flux, plan.psf_d, fwhm_px)
     left_before = _left(plain.score - left.in_score(plan.psf_d, plain.sigma_flux))
     return refined if leaves < MUCH_LESS * left_before else as_measured
@@ -136,15 +176,16 @@ def _refined(
 
     Also what stands out of its score without that error.
     """
-    planes = new.image, ref.image, new.variance, ref.variance
-    plan = zogy.plan_subtraction(
-        found.psf_n, found.psf_r, new.sigma, ref.sigma, found.flux_ratio, shape=new.window.shape
+    match = Recipe(
+        found.psf_n, found.psf_r, new.sigma, ref.sigma, found.flux_ratio, found.shift, (0.0, 0.0), 0.0
     )
-    plain = zogy.subtract(*planes, plan, shift=found.shift)
+    plan = match.plan(new.window.shape)
+    plain = match.subtract(new, ref, plan, terms=False)
     left = measure_leftover(plain.difference, plain.score, plain.sigma_flux, plan.psf_d, fwhm_px)
     level = plain.score - left.in_score(plan.psf_d, plain.sigma_flux)
     error = matching.model_error(level, plain.sigma_flux, ref.image, plan)
-    result = zogy.subtract(*planes, plan, shift=found.shift, flux_ratio_err=error * plan.flux_ratio)
+    recipe = replace(match, flux_ratio_err=error * plan.flux_ratio)
+    result = recipe.subtract(new, ref, plan)
     measured = before.measured | {
         "flux_ratio": found.flux_ratio,
         "flux_ratio_scatter": error,
@@ -157,5 +198,5 @@ def _refined(
         "refined": 1,
     }
     score = result.score - left.in_score(plan.psf_d, result.sigma_flux)
-    tile = Tile(result.difference - left.level, score, result.sigma_flux, result.psf_d, measured)
+    tile = Tile(result.difference - left.level, score, result.sigma_flux, result.psf_d, measured, recipe)
     return tile, _left(level)
