@@ -6,6 +6,7 @@ with the package; a path reads the user's own, overriding what it `extends` (els
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
@@ -27,6 +28,7 @@ from pydantic import (
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag
+from astrid_dist.surveys.camera import Camera as Camera
 from astrid_dist.surveys.thresholds import Thresholds
 
 Unit = Literal["DN", "DN/s", "electron", "electron/s"]
@@ -158,25 +160,6 @@ class Zeropoint(_Model):
     bands: dict[str, float] = {}
 
 
-class Camera(_Model):
-    """What artifacts and noise depend on; generic numbers unless a profile says its own.
-
-    Gain and read noise are the profile's where they are not said here.
-    """
-
-    pixel_um: float = Field(default=15.0, gt=0, description="side of a pixel on the detector, micrometres")
-    thickness_um: float = Field(default=100.0, gt=0, description="depth of the silicon, micrometres")
-    gain: float = Field(default=2.0, gt=0, description="electron per DN")
-    read_noise: float = Field(default=7.0, ge=0, description="electron, rms")
-    full_well: float = Field(default=120000.0, gt=0, description="electron")
-    dark_current: float = Field(default=0.01, ge=0, description="electron per second and pixel")
-    aperture_m: float = Field(default=1.5, gt=0, description="of the telescope: near trails are out of focus")
-    amplifiers: tuple[int, int] = Field(default=(2, 1), description="along x and y of a detector")
-    detector_px: tuple[int, int] = Field(default=(2048, 2048), description="columns, rows of a detector")
-    cosmic_rays: float = Field(default=3.0, ge=0, description="per cm2 and minute")
-    exptime_s: float = Field(default=60.0, gt=0, description="of a usual exposure")
-
-
 class Profile(_Model):
     """One instrument. Numbers are nominal; what a frame's header says wins."""
 
@@ -238,6 +221,24 @@ class Profile(_Model):
     def origin(self) -> str:
         """What another profile says to extend this one: its name, or the path of a user's file."""
         return self._path or self.name
+
+    def electron_magnitude(self, band: str, exptime_s: float | None = None) -> float:
+        """Nominal AB magnitude of one electron of an exposure, a usual one where no time is given.
+
+        Raises
+        ------
+        ConfigError
+            The profile has no zero point of that band.
+        """
+        if band not in self.zeropoint.bands:
+            raise ConfigError(
+                f"survey {self.name!r} has no zero point of band {band!r}, only of "
+                f"{', '.join(self.zeropoint.bands) or 'none'}: add it to zeropoint.bands of the profile"
+            )
+        unit = self.zeropoint.unit
+        electrons = self.camera.gain if unit.startswith("DN") else 1.0
+        seconds = (exptime_s or self.camera.exptime_s) if unit.endswith("/s") else 1.0
+        return self.zeropoint.bands[band] + 2.5 * math.log10(electrons * seconds)
 
     def psf_box(self, pixel_scale_arcsec: float | None = None) -> int:
         """Side of the PSF stamp in pixels, odd: seven times the worst seeing, between 15 and 127.
@@ -328,9 +329,9 @@ def _chain(where: str) -> dict[str, dict[str, Any]]:
     return chain
 
 
-def _joined(chain: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _joined(chain: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A profile on top of what it extends; one with filters of its own has none of the generic ones."""
-    joined = reduce(_merge, reversed(chain.values()), dict[str, Any]())
+    joined = reduce(_merge, reversed(chain.values()))
     own = [raw["filters"] for name, raw in chain.items() if name != "generic" and raw.get("filters")]
     return joined | {"filters": reduce(_merge, reversed(own))} if own else joined
 

@@ -11,18 +11,9 @@ from astrid_dist.surveys.profile import Profile, load_profile, profile_names
 SURVEYS = [name for name in profile_names() if name != "generic"]
 
 
-def electrons_per_exposure(profile: Profile, band: str) -> float:
-    """AB magnitude of one electron of a usual exposure."""
-    camera, unit = profile.camera, profile.zeropoint.unit
-    electrons = (camera.gain if unit.startswith("DN") else 1.0) * (
-        camera.exptime_s if unit.endswith("/s") else 1.0
-    )
-    return profile.zeropoint.bands[band] + 2.5 * np.log10(electrons)
-
-
 def noise_of_a_pixel(profile: Profile, band: str, fwhm_arcsec: float) -> float:
     """Electrons that the depth says: sigma = F5 / (5 sqrt(n_eff)), n_eff of SMTN-002."""
-    flux = 10 ** (0.4 * (electrons_per_exposure(profile, band) - profile.depth[band]))
+    flux = 10 ** (0.4 * (profile.electron_magnitude(band) - profile.depth[band]))
     n_eff = 2.266 * (fwhm_arcsec / profile.pixel_scale_arcsec) ** 2
     return float(flux / (5 * np.sqrt(n_eff)))
 
@@ -79,7 +70,7 @@ def test_the_depth_of_lsst_follows_from_its_zero_points_seeing_and_sky():
     for band, level in sky.items():
         n_eff = 2.266 * (fwhm[band] / profile.pixel_scale_arcsec) ** 2
         flux = 12.5 + 2.5 * np.sqrt(25 + 4 * n_eff * (level + profile.read_noise**2))
-        depth = electrons_per_exposure(profile, band) - 2.5 * np.log10(flux)
+        depth = profile.electron_magnitude(band) - 2.5 * np.log10(flux)
         assert depth == pytest.approx(profile.depth[band], abs=0.03)
 
 
@@ -97,3 +88,12 @@ def test_the_noise_that_a_depth_allows_leaves_room_for_the_sky(name):
     for band in profile.depth:
         noise = noise_of_a_pixel(profile, band, profile.seeing_arcsec.typical)
         assert profile.camera.read_noise < noise < 0.01 * profile.camera.full_well, band
+
+
+def test_a_longer_exposure_counts_more_electrons_unless_the_zero_point_is_of_the_whole_image():
+    decam, ztf = load_profile("decam"), load_profile("ztf")
+    assert decam.electron_magnitude("r", 900) - decam.electron_magnitude("r", 90) == pytest.approx(2.5)
+    assert ztf.electron_magnitude("r", 300) == ztf.electron_magnitude("r", 30)
+    assert ztf.electron_magnitude("r") == pytest.approx(26.275 + 2.5 * np.log10(5.8))
+    with pytest.raises(ConfigError, match="no zero point of band 'u', only of g, r, i"):
+        ztf.electron_magnitude("u")
