@@ -75,7 +75,7 @@ ENVIRONMENTS = ("empty", "host", "nucleus", "star", "near star", "edge")
 #: Where a sample comes from: made, found where nothing changed, an alert of a survey, a vote of people.
 ORIGINS = ("synthetic", "null detection", "mined", "label")
 #: Why a source could not be put in; empty where it could.
-REASONS = ("", "no site", "masked", "saturated", "no flux", "outside")
+REASONS = ("", "no site", "masked", "saturated", "no flux", "outside", "no subtraction")
 
 #: What the numbers of a sample stand for, by variable; each number is a position.
 CODES = MappingProxyType(
