@@ -29,8 +29,9 @@ class Rate:
 class Events(Protocol):
     """n events or objects drawn from a population, each with its own light curve."""
 
-    parameters: Mapping[str, Array]
-    """(n,) each, named with their unit where they have one (``period_d``, ``z``, ``peak_mag``...)."""
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """(n,) each, named with their unit where they have one (``period_d``, ``z``, ``peak_mag``...)."""
 
     def __len__(self) -> int: ...
 
