@@ -51,6 +51,8 @@ class View:
     """AB magnitude of one electron of the epoch; NaN where unknown."""
     stars: tuple[Star, ...] = ()
     """Stars in the window or near it, brightest first."""
+    pixel_scale_arcsec: float = 1.0
+    """Which tells how fast and how far out of focus a satellite passes."""
 
     @property
     def shape(self) -> tuple[int, int]:
