@@ -6,24 +6,25 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 
-def bazin(days: ArrayLike, rise: float, fall: float) -> Array:
+def bazin(days: ArrayLike, rise: float | Array, fall: float | Array) -> Array:
     """Supernova flux of Bazin et al. (2009), eq. 1, scaled and shifted to peak at 1 on day 0.
 
     Parameters
     ----------
     days : array_like
         Time since the peak, days in the observer's frame.
-    rise, fall : float
-        e-folding times in days; ``fall`` must exceed ``rise`` for a peak to exist.
+    rise, fall : array_like
+        e-folding times in days, which broadcast against `days`; ``fall`` must exceed ``rise`` for a peak to
+        exist.
 
     Examples
     --------
     >>> float(bazin(0.0, 4.0, 25.0))
     1.0
     """
-    if not 0 < rise < fall:
+    if not np.all((np.asarray(rise) > 0) & (np.asarray(rise) < fall)):
         raise ValueError(f"a Bazin curve needs 0 < rise < fall, got rise={rise}, fall={fall} days")
-    peak = rise * np.log(fall / rise - 1)
+    peak = bazin_peak(rise, fall)
     since_onset = np.asarray(days, dtype=np.float64) + peak
     # -ln(1 + e^(-t/rise)) through logaddexp: e^(-t/rise) overflows a year before the explosion
     log_flux = -since_onset / fall - np.logaddexp(0.0, -since_onset / rise)
@@ -31,16 +32,23 @@ def bazin(days: ArrayLike, rise: float, fall: float) -> Array:
     return np.asarray(np.exp(log_flux - log_peak))
 
 
-def villar(days: ArrayLike, rise: float, plateau: float, drop: float, fall: float) -> Array:
+def bazin_peak(rise: float | Array, fall: float | Array) -> Array:
+    """Days from the midpoint of a Bazin curve's rise to its peak."""
+    return np.asarray(rise * np.log(fall / rise - 1))
+
+
+def villar(
+    days: ArrayLike, rise: float | Array, plateau: float | Array, drop: float | Array, fall: float | Array
+) -> Array:
     """Supernova flux with a plateau, Villar et al. (2019), eq. 1, as a fraction of its amplitude.
 
     Parameters
     ----------
     days : array_like
         Time since the rise's midpoint, days in the observer's frame.
-    rise, plateau, fall : float
-        Rise time, plateau duration and exponential decline time, days.
-    drop : float
+    rise, plateau, fall : array_like
+        Rise time, plateau duration and exponential decline time, days; they broadcast against `days`.
+    drop : array_like
         Fraction of the amplitude lost along the plateau, 0 to 1.
     """
     t = np.asarray(days, dtype=np.float64)
@@ -51,7 +59,18 @@ def villar(days: ArrayLike, rise: float, plateau: float, drop: float, fall: floa
     return np.asarray(along * after * np.exp(-np.logaddexp(0.0, -t / rise)))
 
 
-def rr_lyrae(phase: ArrayLike, amplitude_mag: float, rise_fraction: float) -> Array:
+def villar_peak(rise: float | Array, plateau: float | Array, drop: float | Array) -> Array:
+    """Days from the midpoint of a Villar curve's rise to its peak.
+
+    Where the slope of eq. 1 vanishes: exp(x) + x = plateau / (drop rise) - 1 for x = peak / rise.
+    """
+    from scipy.special import wrightomega
+
+    steepness = plateau / (drop * rise) - 1
+    return np.asarray(np.minimum(rise * np.log(wrightomega(steepness).real), plateau))
+
+
+def rr_lyrae(phase: ArrayLike, amplitude_mag: ArrayLike, rise_fraction: ArrayLike) -> Array:
     """Magnitude of an RR Lyrae relative to its mean: a fast rise, a slow decline, no corners.
 
     Two half cosines of unequal length: minimum light at phase 0, maximum at ``rise_fraction``. The
@@ -61,15 +80,17 @@ def rr_lyrae(phase: ArrayLike, amplitude_mag: float, rise_fraction: float) -> Ar
     ----------
     phase : array_like
         Phase in cycles; any real number.
-    amplitude_mag : float
-        Peak to peak, magnitudes.
-    rise_fraction : float
+    amplitude_mag : array_like
+        Peak to peak, magnitudes; broadcasts against the phase, as does the rise.
+    rise_fraction : array_like
         Part of the cycle spent brightening, between 0 and 1.
     """
     cycle = np.mod(np.asarray(phase, dtype=np.float64), 1.0)
-    rising = np.pi * cycle / rise_fraction
-    falling = np.pi * (1 + (cycle - rise_fraction) / (1 - rise_fraction))
-    return np.asarray(0.5 * amplitude_mag * np.cos(np.where(cycle < rise_fraction, rising, falling)))
+    rise = np.asarray(rise_fraction, dtype=np.float64)
+    rising = np.pi * cycle / rise
+    falling = np.pi * (1 + (cycle - rise) / (1 - rise))
+    half = 0.5 * np.asarray(amplitude_mag, dtype=np.float64)
+    return np.asarray(half * np.cos(np.where(cycle < rise, rising, falling)))
 
 
 def straight_motion(

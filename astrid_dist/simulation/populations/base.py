@@ -78,5 +78,7 @@ class Population:
     falls evenly into it."""
     always_there: bool = False
     """Whether its light is in the template as well: variables, whose change has either sign."""
+    expected: Callable[[float], float] | None = None
+    """From the faintest peak magnitude of interest to events per square degree and observer's year."""
     extras: Mapping[str, float] = field(default_factory=dict)
     """Coma radius, tail length, ... for what is no point; see the population."""
