@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from astrid_dist.query import open_candidates as open_candidates
     from astrid_dist.query import open_difference as open_difference
     from astrid_dist.query import open_reference as open_reference
+    from astrid_dist.query import open_samples as open_samples
     from astrid_dist.query import open_survey as open_survey
     from astrid_dist.query import open_truth as open_truth
     from astrid_dist.query.export import export_candidates as export_candidates
@@ -28,6 +29,7 @@ _HOMES = {
     "open_candidates": "query",
     "open_difference": "query",
     "open_reference": "query",
+    "open_samples": "query",
     "open_survey": "query",
     "open_truth": "query",
     "plan_stage": "stages.run",

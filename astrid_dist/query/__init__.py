@@ -7,6 +7,7 @@ Importing it registers the ``.astrid`` accessor on `xarray.Dataset`; so every wa
 from astrid_dist.query.accessor import AstridAccessor
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
 from astrid_dist.query.opening import open_candidates, open_truth
+from astrid_dist.query.samples import open_samples
 from astrid_dist.store.opening import open_difference, open_reference, open_survey
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "open_candidates",
     "open_difference",
     "open_reference",
+    "open_samples",
     "open_survey",
     "open_truth",
 ]

@@ -7,13 +7,13 @@ import xarray as xr
 from astropy.wcs import WCS
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.query import cutouts, light_curves, quality, tables
+from astrid_dist.query import cutouts, light_curves, quality, samples, tables
 from astrid_dist.query.cutouts import Degrees
 
 
 @xr.register_dataset_accessor("astrid")  # type: ignore[no-untyped-call]
 class AstridAccessor:
-    """Questions to a survey, reference, difference, candidates or truth dataset.
+    """Questions to a survey, reference, difference, samples, candidates or truth dataset.
 
     Registered when `astrid_dist.query` is imported, which every ``astrid_dist.open_*`` does.
     Nothing is read before a result is computed, except the small values per epoch.
@@ -81,6 +81,13 @@ class AstridAccessor:
     def cone(self, ra: Degrees, dec: Degrees = None, radius_arcsec: float | None = None) -> xr.Dataset:
         """Rows of a table within `radius_arcsec` of a position (degrees, or a SkyCoord), nearest first."""
         return tables.cone(self._dataset, ra, dec, radius_arcsec)
+
+    def names(self, variable: str) -> xr.DataArray:
+        """What codes of samples stand for: class, kind, origin, environment, reason or band, as text.
+
+        See `astrid_dist.query.samples.names`.
+        """
+        return samples.names(self._dataset, variable)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A table in memory as pandas, one line per row; of a cube one line per epoch, quality included."""

@@ -59,7 +59,7 @@ def _state(url: str) -> str:
 
 
 def _contents(url: str) -> list[str]:
-    """A line per group of a product: its epochs, how many are valid, its size."""
+    """A line per group of a product: its epochs, how many are valid, its size; or how many samples."""
     location = Location.parse(url)
     if not location.objects().exists(METADATA) or product_header(location)["product"] in TABLES:
         return []
@@ -67,6 +67,11 @@ def _contents(url: str) -> list[str]:
     lines = []
     for group in groups[:MOST_GROUPS]:
         reader = ProductReader(location, group)
+        if reader.attributes.get("planes"):
+            sizes = reader.sizes("pixels")
+            visits = f" of {sizes['visit']} visits" if sizes["visit"] > 1 else ""
+            lines.append(f"  {group}: {sizes['sample']} samples{visits}, {sizes['v']} x {sizes['u']} pixels")
+            continue
         height, width = reader.array("mask").shape[-2:]
         epochs = ""
         if "epochs" in reader.attributes:

@@ -38,7 +38,9 @@ class MissingGroupError(ConfigError, KeyError):
 
 
 class Product(Mapping[str, xr.Dataset]):
-    """The ``<field>/<band>`` groups of a product; each is opened when asked for, and anew each time.
+    """The ``<field>/<band>`` groups of a product, or ``<survey>/<split>`` of samples.
+
+    Each is opened when asked for, and anew each time.
 
     Parameters
     ----------
@@ -74,11 +76,15 @@ class Product(Mapping[str, xr.Dataset]):
                 f"{self.url} has no group {group!r}{layouts.close(group, self._near(group))}"
             )
         document = decode_document(body, f"{self.url}/{group}")
-        if document.get("node_type") != "group" or "tile" not in document["attributes"]:
+        samples = self.product == "samples"
+        mark = "planes" if samples else "tile"
+        if document.get("node_type") != "group" or mark not in document["attributes"]:
+            what = "<survey>/<split>" if samples else "<field>/<band>"
             raise MissingGroupError(
-                f"{self.url}/{group} is not a <field>/<band> group{layouts.close(group, self._near(group))}"
+                f"{self.url}/{group} is not a {what} group{layouts.close(group, self._near(group))}"
             )
-        return _open_group(self.location, self.product, group, document["attributes"])
+        opened = _open_samples_group if samples else _open_group
+        return opened(self.location, self.product, group, document["attributes"])
 
     def __contains__(self, group: object) -> bool:
         return (
@@ -110,14 +116,14 @@ class Product(Mapping[str, xr.Dataset]):
 
 
 def open_product(url: Url, product: str, allow_partial: bool = False) -> Product:
-    """Open a product made of ``<field>/<band>`` groups.
+    """Open a product made of ``<field>/<band>`` groups, or of samples.
 
     Parameters
     ----------
     url : str, path or Location
         Where it lies.
     product : str
-        The layout it must have: survey, reference or difference.
+        The layout it must have: survey, reference, difference or samples.
     allow_partial : bool
         Open it although its job has not finished. A survey grows and can always be opened.
 
@@ -147,6 +153,11 @@ def open_reference(url: Url, allow_partial: bool = False) -> Product:
 def open_difference(url: Url, allow_partial: bool = False) -> Product:
     """Open a difference product: Datasets of (epoch, y, x); see `open_product`."""
     return open_product(url, "difference", allow_partial)
+
+
+def open_samples(url: Url, allow_partial: bool = False) -> Product:
+    """Open samples: a mapping of ``<survey>/<split>`` to Datasets along ``sample``; see `open_product`."""
+    return open_product(url, "samples", allow_partial)
 
 
 def open_candidates(url: Url | Iterable[Url], allow_partial: bool = False) -> xr.Dataset:
@@ -216,6 +227,17 @@ def _open_group(location: Location, product: str, group: str, attributes: Mappin
     return xr.Dataset(planes, coords, {"url": str(location), "group": group, "product": product, **kept})
 
 
+def _open_samples_group(
+    location: Location, product: str, group: str, attributes: Mapping[str, Any]
+) -> xr.Dataset:
+    """A Dataset of one group of samples; every variable a Dask array with one chunk per shard."""
+    stored = stored_arrays(location, group, layouts.variables(product).values())
+    data = {one.name: _xarray_variable(one, _times(one, _dask_array(array))) for one, array in stored}
+    plane = xr.Variable("plane", list(attributes["planes"]), {"long_name": "plane of a stamp"})
+    named = {"url": str(location), "group": group, "product": product}
+    return xr.Dataset(data, {"plane": plane}, {**named, **attributes})
+
+
 def _open_table(location: Location, product: str, allow_partial: bool) -> xr.Dataset:
     attributes = checked_attributes(location, product, allow_partial)
     columns = [layouts.variable(product, name) for name in attributes.get("columns", ())]
@@ -240,7 +262,8 @@ def _times(one: Variable, values: Any) -> Any:
         return values
     if isinstance(values, np.ndarray):
         return _decode_times(values)
-    return values.map_blocks(_decode_times, dtype="datetime64[us]", meta=np.empty(0, "datetime64[us]"))
+    meta = np.empty((0,) * values.ndim, "datetime64[us]")
+    return values.map_blocks(_decode_times, dtype="datetime64[us]", meta=meta)
 
 
 def _decode_times(values: NDArray[np.int64]) -> NDArray[np.datetime64]:

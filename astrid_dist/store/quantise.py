@@ -51,7 +51,7 @@ def quantise(values: NDArray[np.float32]) -> NDArray[np.float16]:
     return bits.view(np.float16).reshape(np.shape(values))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _pack(values, bits, block, block_bits):  # type: ignore[no-untyped-def]
     """Bits of half floats; two short loops over a block in cache, so that both are vectorised."""
     for start in range(0, values.size, block.size):

@@ -6,6 +6,7 @@ shards of every variable but the host table, which is one chunk and the driver's
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 #: Planes of a stamp, in order.
 PLANES = ("science", "template", "difference", "score")
@@ -52,7 +53,7 @@ ROWS = {
         weight | f4 | 1 | weight in training
         injectable | bool | | whether it could be put in, and counts
         reason | i1 | | why it could not be put in
-        host | i4 | | row of the host table
+        host_row | i4 | | row of the host table
         item | i8 | | key of its random draws within the group
     """,
     "host visit": """
@@ -83,8 +84,12 @@ def cuts(sizes: Mapping[str, int]) -> dict[str, int]:
     return {"sample_shard": groups * SAMPLE_GROUP, "sample_chunk": chunk}
 
 
-def wrong_cuts(sizes: Mapping[str, int]) -> str:
-    """What is wrong with the shard and chunk asked for; empty if nothing is."""
+def wrong(sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> str:
+    """What is wrong with the group asked for; empty if nothing is."""
+    if missing := [name for name in ("survey", "split", "bands", "planes") if not attributes.get(name)]:
+        return f"a group of samples needs the attributes {missing}"
+    if len(attributes["planes"]) != sizes["plane"]:
+        return f"{sizes['plane']} planes are asked for, {list(attributes['planes'])} named"
     shard, chunk = sizes["sample_shard"], sizes["sample_chunk"]
     if shard < 1 or shard % SAMPLE_GROUP:
         return f"sample_shard is {shard}: it must be a multiple of {SAMPLE_GROUP}, whole groups of samples"
