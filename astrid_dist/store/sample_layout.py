@@ -55,6 +55,7 @@ ROWS = {
         reason | i1 | | why it could not be put in
         host_row | i4 | | row of the host table
         item | i8 | | key of its random draws within the group
+        stratum | i2 | | row of the group's attribute strata: what it was asked to be
     """,
     "host visit": """
         host_epoch_id | string | | epoch that the stamps were cut from
@@ -68,6 +69,7 @@ ROWS = {
         host_cell | i8 | | sky cell, one side of every split
         host_night | i4 | | night, one side of every split
         host_quality | f4 | 1 | quality of the subtraction, 0 to 1
+        host_groups | i4 | 1 | groups of samples made from it
     """,
 }
 
