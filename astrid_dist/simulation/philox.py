@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 def compiled(function: F) -> F:
     """Compiled by numba at the first call, kept on disk, without Python's global lock."""
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 _WORD = np.uint64(0xFFFFFFFF)
@@ -128,20 +128,33 @@ _EDGES, _HEIGHTS = _ziggurat()
 def normal_at(start: np.uint64, twist: np.uint64, index: int) -> float:
     """Number from N(0, 1) for the pixel (or any other `index`) of a `block`, by the ziggurat."""
     word = _mixed((start + np.uint64(index) * _GOLDEN) ^ twist)
+    layer = word & _LAYER
+    value = _in_layer(word, layer)
+    if abs(value) < _EDGES[layer + np.uint64(1)]:
+        return value
+    return _near_an_edge(word, layer, value)  # one in 80; apart, so that the rest is inlined
+
+
+@compiled
+def _in_layer(word: np.uint64, layer: np.uint64) -> float:
+    """Even in the layer, of either sign; of bits that the layer's number has not used."""
+    return float(np.int64(word) >> 11) * 2.0**-52 * float(_EDGES[layer])
+
+
+@compiled
+def _near_an_edge(word: np.uint64, layer: np.uint64, value: float) -> float:
     while True:
-        layer = int(word & _LAYER)
-        # the sign and the place in the layer are of bits that the layer's number has not used
-        signed = float(np.int64(word) >> 11) * 2.0**-52
-        value = signed * float(_EDGES[layer])
-        if abs(value) < _EDGES[layer + 1]:
-            return value
         if layer == 0:
-            return math.copysign(_beyond(word), signed)
+            return math.copysign(_beyond(word), value)
         word = _mixed(word + _GOLDEN)
-        height = _HEIGHTS[layer] + _unit(word) * (_HEIGHTS[layer + 1] - _HEIGHTS[layer])
+        height = _HEIGHTS[layer] + _unit(word) * (_HEIGHTS[layer + np.uint64(1)] - _HEIGHTS[layer])
         if height < math.exp(-0.5 * value * value):
             return value
         word = _mixed(word + _GOLDEN)
+        layer = word & _LAYER
+        value = _in_layer(word, layer)
+        if abs(value) < _EDGES[layer + np.uint64(1)]:
+            return value
 
 
 @compiled
