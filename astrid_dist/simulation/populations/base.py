@@ -80,5 +80,7 @@ class Population:
     """Whether its light is in the template as well: variables, whose change has either sign."""
     expected: Callable[[float], float] | None = None
     """From the faintest peak magnitude of interest to events per square degree and observer's year."""
+    present: Callable[[float], float] | None = None
+    """From the same to objects per square degree at any time, for what varies for ever or moves."""
     extras: Mapping[str, float] = field(default_factory=dict)
     """Coma radius, tail length, ... for what is no point; see the population."""

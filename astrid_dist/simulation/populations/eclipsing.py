@@ -1,6 +1,6 @@
 """Eclipsing binaries: two round stars that hide each other.
 
-Peak magnitudes are those out of eclipse, V (5500 Angstrom, AB); phases are random.
+Peak magnitudes are those out of eclipse, r (SDSS, AB), depths are in V; phases are random.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,18 @@ from astrid_dist.simulation.bands import Band
 from astrid_dist.simulation.populations import galaxy, quantiles
 from astrid_dist.simulation.populations.base import Population, Rate
 from astrid_dist.simulation.populations.galaxy import Sightline
-from astrid_dist.simulation.populations.planck import V_WAVELENGTH, brightness, colour, columns, dimming
+from astrid_dist.simulation.populations.planck import (
+    R_WAVELENGTH,
+    V_WAVELENGTH,
+    brightness,
+    colour,
+    columns,
+    reddening,
+)
 
 Array = NDArray[np.float64]
 
+M_V = (1.0, 7.5)  # of both stars together
 SKY = Sightline(galaxy.disc(0.3), 90.0, 20.0)
 
 
@@ -46,10 +54,10 @@ class Binaries:
         wavelength = band.effective_wavelength
         cycle = p["phase"] + columns(days) / p["period_d"]
         light_1, light_2 = _two_lights(p, wavelength)
-        light_v = np.add(*_two_lights(p, V_WAVELENGTH))
+        light_r = np.add(*_two_lights(p, R_WAVELENGTH))
         outside = p["peak_mag"] + colour(wavelength, p["temperature_K"])
-        outside = outside - 2.5 * np.log10((light_1 + light_2) / light_v)
-        outside = outside + p["extinction_mag"] * (dimming(wavelength) - 1)
+        outside = outside - 2.5 * np.log10((light_1 + light_2) / light_r)
+        outside = outside + p["extinction_mag"] * reddening(wavelength)
         return np.asarray(outside - 2.5 * np.log10(_left(p, cycle, light_1, light_2)))
 
     def motion(self) -> tuple[Array, Array]:
@@ -75,9 +83,13 @@ def _left(p: Mapping[str, Array], cycle: Array, light_1: Array, light_2: Array) 
     return np.asarray(1 - lost / (light_1 + light_2))
 
 
+def _kelvin(q1: Array) -> Array:
+    return galaxy.main_sequence_kelvin(galaxy.main_sequence_mag(q1, *M_V))
+
+
 def _binary_mag(q1: Array, _: Array) -> Array:
-    """M_V of both stars together, out of eclipse."""
-    return galaxy.main_sequence_mag(q1, 1.0, 7.5)
+    """M_r of both stars together, out of eclipse."""
+    return galaxy.to_r(galaxy.main_sequence_mag(q1, *M_V), _kelvin(q1))
 
 
 def _draw_binaries(u: Array, limit_mag: float) -> Binaries:
@@ -92,7 +104,7 @@ def _draw_binaries(u: Array, limit_mag: float) -> Binaries:
         "radius_1": reach / (1 + ratio),
         "radius_2": reach * ratio / (1 + ratio),
         "cos_inclination": reach * quantiles.even(u[:, 6], 0.0, 0.7),
-        "temperature_K": galaxy.main_sequence_kelvin(_binary_mag(seen.q1, seen.q2)),
+        "temperature_K": _kelvin(seen.q1),
         "temperature_ratio": quantiles.even(u[:, 7], 0.8, 1.0),
         "phase": u[:, 8],
         "peak_mag": seen.peak_mag,
@@ -103,23 +115,22 @@ def _draw_binaries(u: Array, limit_mag: float) -> Binaries:
     return Binaries({**p, "amplitude_mag": depth})
 
 
+PER_KPC3 = 0.015 * galaxy.stars_per_kpc3(*M_V)
+
+
+def _per_square_degree(limit_mag: float) -> float:
+    return SKY.per_square_degree(PER_KPC3, limit_mag, _binary_mag)
+
+
 ECLIPSING_BINARY = Population(
     kind="eclipsing binary",
     description="Pairs of main-sequence stars that hide each other for 2 to 20 % of a period "
     "between 0.2 and 100 d (Prsa et al. 2011): two round discs of black bodies.",
-    rate=Rate(
-        0.015 * galaxy.stars_per_kpc3(1.0, 7.5),
-        "kpc-3",
-        "1.5 % of stars: Prsa et al. 2011; stars: Reid et al. 2002",
-    ),
+    rate=Rate(PER_KPC3, "kpc-3", "1.5 % of stars: Prsa et al. 2011; stars: Reid et al. 2002"),
     environments={"empty": 0.85, "near star": 0.15},
     n_draws=9,
     draw=_draw_binaries,
     span_days=(0.0, 3652.5),
     always_there=True,
+    present=_per_square_degree,
 )
-
-
-def per_square_degree(limit_mag: float) -> float:
-    """Eclipsing binaries whose light out of eclipse is above a limit (V, AB)."""
-    return SKY.per_square_degree(ECLIPSING_BINARY.rate.value, limit_mag, _binary_mag)

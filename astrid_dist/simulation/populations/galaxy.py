@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from astrid_dist.errors import InputError
+from astrid_dist.errors import ConfigError
 from astrid_dist.simulation.populations import quantiles
+from astrid_dist.simulation.populations.planck import R_WAVELENGTH, V_WAVELENGTH, colour, dimming
 
 Array = NDArray[np.float64]
 
@@ -50,6 +51,11 @@ def main_sequence_kelvin(absolute_mag: ArrayLike) -> Array:
     return np.asarray(np.interp(np.asarray(absolute_mag, np.float64), _M_V, _KELVIN))
 
 
+def to_r(v_mag: ArrayLike, kelvin: ArrayLike) -> Array:
+    """Magnitude in r of a black body from that in V."""
+    return np.asarray(np.asarray(v_mag, np.float64) - colour(V_WAVELENGTH, kelvin))
+
+
 def stars_per_kpc3(brightest: float, faintest: float) -> float:
     """Stars near the Sun between two absolute magnitudes."""
     grid = np.linspace(brightest, faintest, 201)
@@ -72,7 +78,7 @@ class Seen(NamedTuple):
     extinction_mag: Array
     """A_V."""
     peak_mag: Array
-    """V, AB."""
+    """r, AB."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Sightline:
 
     @cached_property
     def _table(self) -> tuple[Array, Array, Array, Array]:
-        """Distance (kpc), A_V, what both dim (mag), and log of the weighted kpc³ per deg² within."""
+        """Distance (kpc), A_V, what both dim in r (mag), and log of the weighted kpc³ per deg² within."""
         d = np.geomspace(1e-4, 150.0, 3001)
         lon, lat = np.radians([self.longitude_deg, self.latitude_deg])
         flat = d * np.cos(lat)
@@ -97,13 +103,13 @@ class Sightline:
         shell = np.radians(1.0) ** 2 * d**3 * self.density(radius, z)  # per ln(d)
         step = np.diff(np.log(d)) * (shell[1:] + shell[:-1]) / 2
         volume = np.cumsum(np.append(shell[0] / 3, step))
-        return d, dust, 5 * np.log10(d * 100) + dust, np.log(volume)
+        return d, dust, 5 * np.log10(d * 100) + dimming(R_WAVELENGTH) * dust, np.log(volume)
 
     def volume(self, dimming_mag: ArrayLike) -> Array:
-        """kpc³ per deg² out to where light is dimmed by so much, weighted by density."""
-        _, _, dimming, log_volume = self._table
+        """kpc³ per deg² out to where light in r is dimmed by so much, weighted by density."""
+        _, _, steps, log_volume = self._table
         return np.asarray(
-            np.exp(np.interp(np.asarray(dimming_mag, np.float64), dimming, log_volume, left=-np.inf))
+            np.exp(np.interp(np.asarray(dimming_mag, np.float64), steps, log_volume, left=-np.inf))
         )
 
     def per_square_degree(
@@ -120,29 +126,29 @@ class Sightline:
         u : (n, 3) float64
             Uniform numbers.
         limit_mag : float
-            Faintest peak, V (AB).
+            Faintest peak, r (AB).
         absolute : callable
-            Peak M_V by two quantiles.
+            Peak M_r by two quantiles.
         kind : str
             Named in the error.
 
         Raises
         ------
-        InputError
+        ConfigError
             None can be that bright.
         """
         weights = self._weights(limit_mag, absolute)
         if not weights.any():
-            raise InputError(f"no {kind} peaks above {limit_mag:g} mag: give a fainter limit")
-        q1, row = quantiles.cells(u[:, 0], weights.sum(axis=1))
-        q2, _ = quantiles.cells(u[:, 1], weights[row])
+            raise ConfigError(f"no {kind} peaks above {limit_mag:g} mag: give a fainter limit")
+        q1, row = quantiles.cells(u[:, 0], weights.sum(axis=1)[None], np.zeros(len(u), np.int64))
+        q2, _ = quantiles.cells(u[:, 1], weights, row)
         brightest = absolute(q1, q2)
-        d, dust, dimming, log_volume = self._table
+        d, dust, steps, log_volume = self._table
         # the least volume stands in for a star that its cell's middle, but not itself, can be seen from
-        within = np.log(u[:, 2]) + np.interp(limit_mag - brightest, dimming, log_volume)
+        within = np.log(u[:, 2]) + np.interp(limit_mag - brightest, steps, log_volume)
         distance = np.exp(np.interp(within, log_volume, np.log(d)))
         extinction = np.interp(distance, d, dust)
-        peak = brightest + 5 * np.log10(distance * 100) + extinction
+        peak = brightest + 5 * np.log10(distance * 100) + dimming(R_WAVELENGTH) * extinction
         return Seen(q1, q2, distance, extinction, peak)
 
     def _weights(self, limit_mag: float, absolute: Callable[[Array, Array], Array]) -> Array:

@@ -1,6 +1,6 @@
 """Stars that pulsate: RR Lyrae, Cepheids and Miras; with `eclipsing`, all that vary for ever.
 
-Peak magnitudes are in V (5500 Angstrom, AB). The reference moment is arbitrary: phases are random.
+Peak magnitudes are in r (SDSS, AB), amplitudes in V. The reference moment is arbitrary: phases are random.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,8 @@ from astrid_dist.simulation.lightcurves import rr_lyrae
 from astrid_dist.simulation.populations import galaxy, quantiles
 from astrid_dist.simulation.populations.base import Population, Rate
 from astrid_dist.simulation.populations.eclipsing import ECLIPSING_BINARY
-from astrid_dist.simulation.populations.eclipsing import per_square_degree as eclipsing_per_square_degree
 from astrid_dist.simulation.populations.galaxy import Sightline
-from astrid_dist.simulation.populations.planck import colour, columns, dimming
+from astrid_dist.simulation.populations.planck import R_WAVELENGTH, V_WAVELENGTH, colour, columns, reddening
 
 Array = NDArray[np.float64]
 
@@ -28,6 +27,11 @@ _MIRA_RATIO = ([4400.0, 5500, 6200, 7600, 9000, 12500, 22000], [1.1, 1.0, 0.8, 0
 
 #: A random visit falls anywhere into ten years.
 _SPAN = (0.0, 3652.5)
+
+
+def at(ratio: tuple[list[float], list[float]], wavelength: float) -> float:
+    """Amplitude over that in V."""
+    return float(np.interp(np.log(wavelength), np.log(ratio[0]), ratio[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +49,9 @@ class Pulsators:
         """(n, t) AB, see `Events`."""
         p = {name: value[:, None] for name, value in self.parameters.items()}
         wavelength = band.effective_wavelength
-        amplitude = p["amplitude_mag"] * np.interp(np.log(wavelength), np.log(self.ratio[0]), self.ratio[1])
+        amplitude = p["amplitude_mag"] * at(self.ratio, wavelength)
         mean = p["mean_mag"] + colour(wavelength, p["temperature_K"])
-        mean = mean + p["extinction_mag"] * (dimming(wavelength) - 1)
+        mean = mean + p["extinction_mag"] * reddening(wavelength)
         cycle = p["phase"] + columns(days) / p["period_d"]
         return np.asarray(mean + rr_lyrae(cycle, amplitude, p["rise_fraction"]))
 
@@ -72,11 +76,17 @@ class Pulsation:
     kelvin: Callable[[Array], ArrayLike]
     """Temperature by period."""
     ratio: tuple[list[float], list[float]]
+    per_kpc3: float
+    """Stars near the Sun."""
+
+    def per_square_degree(self, limit_mag: float) -> float:
+        """Stars whose maximum is above a limit (r, AB)."""
+        return self.sky.per_square_degree(self.per_kpc3, limit_mag, self.peak)
 
     def peak(self, q1: Array, q2: Array) -> Array:
-        """M_V at maximum."""
-        _, amplitude, mean = self.shape(q1, q2)
-        return mean - amplitude / 2
+        """M_r at maximum."""
+        period, amplitude, mean = self.shape(q1, q2)
+        return galaxy.to_r(mean, self.kelvin(period)) - at(self.ratio, R_WAVELENGTH) * amplitude / 2
 
     def draw(self, u: Array, limit_mag: float) -> Pulsators:
         """Stars that a survey sees at maximum, from (n, 5) uniform numbers."""
@@ -88,7 +98,7 @@ class Pulsation:
             "rise_fraction": quantiles.even(u[:, 3], *self.rise(period)),
             "phase": u[:, 4],
             "temperature_K": np.broadcast_to(self.kelvin(period), period.shape),
-            "mean_mag": seen.peak_mag + amplitude / 2,
+            "mean_mag": seen.peak_mag + at(self.ratio, R_WAVELENGTH) * amplitude / 2,
             "peak_mag": seen.peak_mag,
             "distance_kpc": seen.distance_kpc,
             "extinction_mag": seen.extinction_mag,
@@ -124,7 +134,7 @@ def _mira(q1: Array, q2: Array) -> tuple[Array, Array, Array]:
     """Period and luminosity in K (Whitelock et al. 2008), taken to V with a black body."""
     period = quantiles.even(q1, 100.0, 700.0)
     k_ab = -3.51 * (np.log10(period) - 2.38) - 7.15 + 1.85
-    v = k_ab - colour(21900.0, _MIRA_KELVIN)
+    v = k_ab + colour(V_WAVELENGTH, _MIRA_KELVIN) - colour(21900.0, _MIRA_KELVIN)
     return period, quantiles.even(q2, 2.5, 8.0), v
 
 
@@ -140,6 +150,7 @@ _RR_LYRAE = Pulsation(
     rise=_rr_lyrae_rise,
     kelvin=lambda period: np.where(period < OVERTONE_BELOW_D, 7200.0, 6600.0),
     ratio=_RR_LYRAE_RATIO,
+    per_kpc3=5.6,
 )
 _CEPHEID = Pulsation(
     kind="Cepheid",
@@ -148,6 +159,7 @@ _CEPHEID = Pulsation(
     rise=lambda _: (0.2, 0.4),
     kelvin=lambda period: 6100.0 - 600.0 * np.log10(period),
     ratio=_CEPHEID_RATIO,
+    per_kpc3=38.0,
 )
 _MIRA = Pulsation(
     kind="Mira",
@@ -156,6 +168,7 @@ _MIRA = Pulsation(
     rise=lambda _: (0.4, 0.5),
     kelvin=lambda _: _MIRA_KELVIN,
     ratio=_MIRA_RATIO,
+    per_kpc3=200.0,
 )
 
 RR_LYRAE = Population(
@@ -163,41 +176,36 @@ RR_LYRAE = Population(
     description="Pulsating halo stars, three of four in the fundamental mode: periods near "
     "0.58 d (ab) and 0.34 d (c), a fast rise and a slow decline, bluest and largest in g "
     "(Smith 1995; Sesar et al. 2010).",
-    rate=Rate(5.6, "kpc-3", "Sesar et al. 2010, density at the Sun"),
+    rate=Rate(_RR_LYRAE.per_kpc3, "kpc-3", "Sesar et al. 2010, density at the Sun"),
     environments={"empty": 0.9, "near star": 0.08, "edge": 0.02},
     n_draws=5,
     draw=_RR_LYRAE.draw,
     span_days=_SPAN,
     always_there=True,
+    present=_RR_LYRAE.per_square_degree,
 )
 CEPHEID = Population(
     kind="Cepheid",
     description="Young supergiants of the disc whose period tells their luminosity, 1 to 60 d; "
     "M_V = -2.43 (log P - 1) - 4.05 (Benedict et al. 2007).",
-    rate=Rate(38.0, "kpc-3", "typical: 6000 in a disc of 70 pc, Bono et al. 2010; Skowron et al. 2019"),
+    rate=Rate(_CEPHEID.per_kpc3, "kpc-3", "typical: 6000 in a disc of 70 pc; Skowron et al. 2019"),
     environments={"empty": 0.6, "near star": 0.2, "host": 0.2},
     n_draws=5,
     draw=_CEPHEID.draw,
     span_days=_SPAN,
     always_there=True,
+    present=_CEPHEID.per_square_degree,
 )
 MIRA = Population(
     kind="Mira",
     description="Cool giants that pulsate over 100 to 700 d by 2.5 to 8 mag in V and much less "
     "in the infrared (Whitelock et al. 2008).",
-    rate=Rate(200.0, "kpc-3", "typical: Jura & Kleinmann 1992"),
+    rate=Rate(_MIRA.per_kpc3, "kpc-3", "typical: Jura & Kleinmann 1992"),
     environments={"empty": 0.8, "near star": 0.2},
     n_draws=5,
     draw=_MIRA.draw,
     span_days=_SPAN,
     always_there=True,
+    present=_MIRA.per_square_degree,
 )
 POPULATIONS = (RR_LYRAE, CEPHEID, ECLIPSING_BINARY, MIRA)
-
-#: kind -> objects per square degree, at any time, whose peak is above a limit (V, AB).
-PER_SQUARE_DEGREE: Mapping[str, Callable[[float], float]] = {
-    "RR Lyrae": lambda limit: _RR_LYRAE.sky.per_square_degree(RR_LYRAE.rate.value, limit, _RR_LYRAE.peak),
-    "Cepheid": lambda limit: _CEPHEID.sky.per_square_degree(CEPHEID.rate.value, limit, _CEPHEID.peak),
-    "Mira": lambda limit: _MIRA.sky.per_square_degree(MIRA.rate.value, limit, _MIRA.peak),
-    "eclipsing binary": eclipsing_per_square_degree,
-}

@@ -46,26 +46,28 @@ def tabulated(u: ArrayLike, values: ArrayLike, density: ArrayLike) -> Array:
     return np.asarray(np.interp(np.asarray(u) * integral[-1], integral, fine))
 
 
-def cells(u: ArrayLike, weights: Array) -> tuple[Array, Array]:
-    """Which of the cells of equal width in (0, 1) a number falls into, and where in it.
+def cells(u: Array, weights: Array, row: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    """Numbers in (0, 1) distributed as a row of a table says.
 
     Parameters
     ----------
-    u : (n,) array_like
+    u : (n,) float64
         Uniform numbers.
-    weights : (k,) or (n, k) float64
-        Of the cells, any scale.
+    weights : (rows, k) float64
+        Of k cells of equal width in (0, 1), any scale; every row in use has some weight.
+    row : (n,) int64
+        Which row of `weights` each number follows.
 
     Returns
     -------
-    (n,) numbers in (0, 1), distributed by the weights; (n,) index of the cell
+    (n,) float64; (n,) int64 index of the cell
     """
-    u = np.asarray(u, np.float64)
-    upper = np.cumsum(np.broadcast_to(weights, (len(u), weights.shape[-1])), axis=1)
-    target = u * upper[:, -1]
-    cell = np.minimum((upper <= target[:, None]).sum(axis=1), weights.shape[-1] - 1)
-    row = np.arange(len(u))
-    share = np.asarray(np.broadcast_to(weights, upper.shape))[row, cell]
-    within = 1 - (upper[row, cell] - target) / np.where(share > 0, share, 1.0)
-    place = (cell + np.clip(within, 1e-9, 1 - 1e-9)) / weights.shape[-1]
-    return place, cell
+    rows, k = weights.shape
+    upper = np.cumsum(weights, axis=1)
+    upper = upper / np.where(upper[:, -1:] > 0, upper[:, -1:], 1.0)
+    edges = (upper + np.arange(rows)[:, None]).ravel()
+    cell = np.clip(np.searchsorted(edges, row + u, side="right") - row * k, 0, k - 1)
+    lower = np.where(cell > 0, upper[row, np.maximum(cell - 1, 0)], 0.0)
+    width = upper[row, cell] - lower
+    within = np.clip((u - lower) / np.where(width > 0, width, 1.0), 1e-9, 1 - 1e-9)
+    return (cell + within) / k, cell
