@@ -49,19 +49,25 @@ _LOG_Z_TOP, _N_Z = np.log(3.0), 81
 @lru_cache(maxsize=64)
 def _ia_grid(band: Band) -> Array:
     """(z, phase) flux in a band of an event that peaks at B = 0, its distance modulus taken out."""
+    wavelength, spectra = _ia_spectra()
+    grid = np.empty((_N_Z, len(_PHASES)))
+    for row, stretch in enumerate(np.exp(np.linspace(0, _LOG_Z_TOP, _N_Z))):
+        grid[row] = 10 ** (-0.4 * ab_magnitudes(band, wavelength * stretch, spectra)) / stretch
+    return grid
+
+
+@lru_cache(maxsize=1)
+def _ia_spectra() -> tuple[Array, Array]:
+    """Angstrom, and (phase, wavelength) f_lambda of an event that peaks at B = 0."""
     import sncosmo
 
     source = sncosmo.get_source("hsiao-subsampled")
-    wavelength = np.arange(source.minwave(), source.maxwave() + 1, 10.0)
+    wavelength = np.arange(source.minwave(), source.maxwave() + 1, 20.0)
     spectra = np.maximum(source.flux(_PHASES, wavelength), 0.0)
     spectra[0] = 0.0  # the explosion
     bessell_b = band_of(load_profile("generic").model_copy(update={"filters": {"B": "bessell-B"}}), "B")
     zero = ab_magnitudes(bessell_b, wavelength, source.flux(0.0, wavelength))
-    grid = np.empty((_N_Z, len(_PHASES)))
-    for row, stretch in enumerate(np.exp(np.linspace(0, _LOG_Z_TOP, _N_Z))):
-        seen = ab_magnitudes(band, wavelength * stretch, spectra / stretch)
-        grid[row] = 10 ** (-0.4 * (seen - zero))
-    return grid
+    return wavelength, spectra * 10 ** (0.4 * zero)
 
 
 def _row(z: Array) -> Array:
@@ -113,11 +119,12 @@ _X1_MIDDLE = 0.5 * (_X1[1:] + _X1[:-1])
 _X1_SHARES = sum(w * np.exp(-0.5 * ((_X1_MIDDLE - m) / s) ** 2) / s for w, m, s in X1_MODES)
 
 
-def _ia_luminosity() -> Luminosity:
-    """Of what stretch and intrinsic scatter make together."""
+def _stretch_and_luminosity() -> tuple[Luminosity, Array]:
+    """Of magnitudes that stretch and intrinsic scatter make together, and of x1 at each of them."""
     magnitudes = M_B + np.linspace(-1.5, 1.5, 601)
-    distance = magnitudes[:, None] - M_B - ALPHA * _X1_MIDDLE
-    return Luminosity.of_density(magnitudes, np.exp(-0.5 * (distance / SIGMA_INT) ** 2) @ _X1_SHARES)
+    scatter = (magnitudes[:, None] - M_B - ALPHA * _X1_MIDDLE) / SIGMA_INT
+    joint = np.exp(-0.5 * scatter**2) * _X1_SHARES
+    return Luminosity.of_density(magnitudes, joint.sum(1)), shares_below(joint)
 
 
 def _ia_colour() -> Excess:
@@ -128,19 +135,16 @@ def _ia_colour() -> Excess:
     return Excess(edges, shares / shares.sum())
 
 
-_IA = Demography(IA_RATE, _ia_luminosity(), _ia_colour(), _ia_peak)
+_IA_LUMINOSITY, _X1_BELOW = _stretch_and_luminosity()
+_IA = Demography(IA_RATE, _IA_LUMINOSITY, _ia_colour(), _ia_peak)
 
 
 def _draw_ia(uniform: Array, limit: float) -> Thermonuclear:
     z, c = _IA.draw(uniform[:, :2], limit)
     above = _ia_peak(z, c)
-    absolute = _IA.luminosity.draw(uniform[:, 2], limit - above)
-    # x1 of those with such a luminosity
-    steps = np.linspace(absolute.min(), absolute.max(), 200)
-    distance = steps[:, None] - M_B - ALPHA * _X1_MIDDLE
-    below = shares_below(np.exp(-0.5 * (distance / SIGMA_INT) ** 2) * _X1_SHARES)
-    nearest = np.rint(np.interp(absolute, steps, np.arange(len(steps)))).astype(np.intp)
-    x1 = draw_in_rows(_X1, below, nearest, uniform[:, 3])
+    absolute = _IA_LUMINOSITY.draw(uniform[:, 2], limit - above)
+    nearest = np.rint(np.interp(absolute, _IA_LUMINOSITY.magnitudes, np.arange(len(_X1_BELOW))))
+    x1 = draw_in_rows(_X1, _X1_BELOW, nearest.astype(np.intp), uniform[:, 3])
     return Thermonuclear({"z": z, "peak_mag": absolute + above, "absolute_mag": absolute, "x1": x1, "c": c})
 
 
@@ -248,19 +252,19 @@ CORE_COLLAPSES = (
         note="Ejecta that run into dense gas: slow and blue.",
     ),
     CoreCollapse(
-        "SN IIb", 0.109, (-17.45, 0.60), (3.0, 5.0), (20.0, 45.0), (9500, 5000, 20), (0.25, 60.0),
+        "SN IIb", 0.109, (-17.45, 0.60), (2.0, 4.5), (20.0, 35.0), (9500, 5000, 20), (0.25, 60.0),
         note="Hydrogen nearly lost: a bell (Bazin et al. 2009, eq. 1) and a nickel tail.",
     ),
     CoreCollapse(
-        "SN Ib", 0.108, (-17.35, 0.53), (3.0, 5.0), (20.0, 45.0), (9000, 5000, 20), (0.25, 60.0),
+        "SN Ib", 0.108, (-17.35, 0.53), (2.0, 4.5), (20.0, 35.0), (9000, 5000, 20), (0.25, 60.0),
         note="Helium stars: a bell and a nickel tail.",
     ),
     CoreCollapse(
-        "SN Ic", 0.075, (-17.50, 0.70), (2.5, 5.0), (20.0, 45.0), (8500, 4800, 20), (0.25, 60.0),
+        "SN Ic", 0.075, (-17.50, 0.70), (2.0, 4.5), (20.0, 35.0), (8500, 4800, 20), (0.25, 60.0),
         note="Stars stripped of helium too: a bell and a nickel tail.",
     ),
     CoreCollapse(
-        "SN Ic-BL", 0.097, (-18.12, 0.90), (2.0, 4.0), (20.0, 35.0), (9500, 5000, 16), (0.25, 60.0),
+        "SN Ic-BL", 0.097, (-18.12, 0.90), (2.0, 3.5), (20.0, 30.0), (9500, 5000, 16), (0.25, 60.0),
         note="Stripped stars with fast ejecta, some with gamma-ray bursts: brighter and faster than Ic.",
     ),
 )  # fmt: skip

@@ -26,7 +26,7 @@ def _log_even(uniform: Array, low: float, high: float) -> Array:
 # --- superluminous supernovae ----------------------------------------------------------------------------
 
 #: Spin period, ms; field, 1e14 G; diffusion time, days: within Nicholl et al. 2017, typical.
-SPIN_MS, FIELD, DIFFUSION_D = (1.0, 6.0), (0.3, 3.0), (20.0, 60.0)
+SPIN_MS, FIELD, DIFFUSION_D = (1.0, 4.0), (0.4, 3.0), (20.0, 50.0)
 #: Kelvin at first light, kelvin it falls to, e-folding days (Inserra et al. 2013; typical).
 SLSN_KELVIN = (24000.0, 6500.0, 40.0)
 
