@@ -27,7 +27,8 @@ from astrid_dist.errors import ConfigError
 
 #: Stage name -> module; imported only when asked for.
 STAGES = {
-    name: f"astrid_dist.stages.{name}" for name in ("mock", "ingest", "reference", "difference", "detect")
+    name: f"astrid_dist.stages.{name}"
+    for name in ("mock", "ingest", "reference", "difference", "detect", "inject")
 }
 
 

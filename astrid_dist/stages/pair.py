@@ -149,7 +149,7 @@ class Pair:
 
     def science(self, window: Window) -> Planes:
         """The epoch on a window, small defects mended."""
-        return _mended(read_planes(self.survey, window, epoch=self.index), self.fwhm_px)
+        return mended(read_planes(self.survey, window, epoch=self.index), self.fwhm_px)
 
     def registered(self, science: Planes, template: Template) -> "Pair":
         """The pair with an offset by the light both images share, where stars were too few to tell it."""
@@ -167,7 +167,7 @@ class Pair:
         return _template(location, self.reference.group, window, str(dict(self.made)))
 
 
-def _mended(planes: Planes, fwhm_px: float) -> Planes:
+def mended(planes: Planes, fwhm_px: float) -> Planes:
     image, variance, mask = mend(planes.image, planes.variance, planes.mask, fwhm_px)
     return replace(planes, image=image, variance=variance, mask=mask)
 
@@ -177,7 +177,7 @@ def _template(location: Location, group: str, window: Window, made_of: str) -> T
     """`made_of` tells a reference from another that took its place."""
     reader = ProductReader(location, group)
     fwhm_px = max(float(reader.attributes["reference"]["fwhm"]), LEAST_FWHM_PX)
-    planes = _mended(read_planes(reader, window), fwhm_px)
+    planes = mended(read_planes(reader, window), fwhm_px)
     for plane in (planes.image, planes.variance, planes.mask):
         plane.setflags(write=False)
     return Template(planes, source_free(planes.image, planes.sigma, fwhm_px))

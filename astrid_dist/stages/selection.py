@@ -47,7 +47,7 @@ Epochs = Annotated[str | list[str] | dict[str, list[int]], BeforeValidator(_as_e
 #: Scalars of an epoch that planning and tasks look at.
 COLUMNS = (
     "epoch_id", "source", "time", "mjd", "exptime", "zeropoint", "fwhm", "valid", "n_stars", "verdict", "sky",
-    "elongation", "psf_chi2",
+    "elongation", "psf_chi2", "limiting_mag",
 )  # fmt: skip
 
 

@@ -1,0 +1,180 @@
+"""Where samples lie and what each is to be, before anything is put into an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrid_dist.flags import Flag
+from astrid_dist.imaging.detection import find_peaks
+from astrid_dist.simulation.philox import stream, uniforms
+from astrid_dist.simulation.placement import REASONS as PLACE_REASONS
+from astrid_dist.simulation.placement import Sites, place
+from astrid_dist.stages.synthetic.host import PAD, Host
+from astrid_dist.stages.synthetic.strata import Stratum
+from astrid_dist.store.layouts import TILE
+from astrid_dist.store.sample_layout import STAMP
+from astrid_dist.taxonomy import ENVIRONMENTS, ORIGINS, REASONS, kind_code
+
+Array = NDArray[np.float64]
+
+#: Uniform numbers of a sample: its place, its strength and times, and what its kind draws.
+PLACE_DRAWS, OWN_DRAWS, KIND_DRAWS = 8, 8, 24
+#: What counts as a detection where nothing was put, and as a peak of noise: S_corr.
+DETECTED, NOISE_PEAK = 5.0, 3.0
+#: Stars that an artifact may be made of have at least this SNR in the epoch.
+_STAR_SNR = 20.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n samples as they were drawn: the same in every visit."""
+
+    strata: Sequence[Stratum]
+    items: NDArray[np.int64]
+    key: np.uint64
+    draws: Array
+    """(n, PLACE_DRAWS + OWN_DRAWS + KIND_DRAWS) uniform numbers."""
+    x: Array
+    """Place of each object at its own visit, pixels of the padded host."""
+    y: Array
+    column: NDArray[np.int64]
+    """Middle pixel of its stamp, of the padded host."""
+    row: NDArray[np.int64]
+    visit: NDArray[np.int64]
+    """The visit whose SNR is that of the stratum; an artifact is in that one alone."""
+    star: NDArray[np.int64]
+    """Number of the star it lies on, among the host's; -1 for none."""
+    reason: NDArray[np.int8]
+    """Why it could not be put in; code of `REASONS`."""
+
+    @property
+    def own(self) -> Array:
+        """Uniform numbers of strength and times."""
+        return self.draws[:, PLACE_DRAWS : PLACE_DRAWS + OWN_DRAWS]
+
+    @property
+    def of_kind(self) -> Array:
+        """Uniform numbers that its kind draws from."""
+        return self.draws[:, PLACE_DRAWS + OWN_DRAWS :]
+
+    def with_kind(self, kind: str) -> NDArray[np.int64]:
+        """Samples of a kind."""
+        return np.array([i for i, one in enumerate(self.strata) if one.kind == kind], np.int64)
+
+
+def draw_samples(
+    host: Host, strata: Sequence[Stratum], seed: int, name: str, items: NDArray[np.int64], visits: int,
+    jitter_px: float, known: Array | None = None,
+) -> Samples:  # fmt: skip
+    """Draw where each sample lies in its host, and which visit it belongs to.
+
+    Parameters
+    ----------
+    host : Host
+        The first visit's; its reference says where galaxies and stars are.
+    strata : sequence of Stratum
+        One for each sample.
+    seed, name, items
+        Root seed, name of the set, and number of each sample in it: together the key of its numbers.
+    visits : int
+        Of each sample.
+    jitter_px : float
+        How far the middle of a stamp may be from its object, pixels.
+    known : (m, 2) float64, optional
+        Places (x, y) of what is known to change, pixels of the padded host: no detection there is bogus.
+    """
+    key = stream(seed, f"samples of {name}")
+    draws = uniforms(key, items, PLACE_DRAWS + OWN_DRAWS + KIND_DRAWS)
+    sites = sites_of(host)
+    codes = np.array([ENVIRONMENTS.index(one.environment) for one in strata])
+    found = place(codes, draws[:, :PLACE_DRAWS], sites)
+    x, y = found.x.copy(), found.y.copy()
+    reason = np.array([REASONS.index(PLACE_REASONS[code]) for code in found.reason], np.int8)
+    star = np.where(codes == ENVIRONMENTS.index("star"), found.host, -1)
+    _place_peaks(host, strata, draws, x, y, reason, known)
+    own = draws[:, PLACE_DRAWS : PLACE_DRAWS + OWN_DRAWS]
+    # Objects lie anywhere in their pixel, and the stamp is cut as a detection's would be: not quite on them.
+    column, row = (
+        np.rint(np.where(np.isfinite(at), at, PAD + TILE // 2) + jitter_px * (2 * own[:, k] - 1)).astype(
+            np.int64
+        )
+        for k, at in enumerate((x, y))
+    )
+    low, high = _limits(host)
+    column, row = np.clip(column, low[0], high[0]), np.clip(row, low[1], high[1])
+    outside = (np.abs(x - column) > STAMP // 2 - 2) | (np.abs(y - row) > STAMP // 2 - 2) | ~np.isfinite(x + y)
+    reason[(reason == 0) & outside] = REASONS.index("outside")
+    visit = np.minimum((own[:, 2] * visits).astype(np.int64), visits - 1)
+    return Samples(strata, items, key, draws, x, y, column, row, visit, star, reason)
+
+
+def sites_of(host: Host) -> Sites:
+    """Galaxies, stars and sky of a host, in pixels of the padded tile."""
+    stars = np.array([(one.x, one.y, one.flux) for one in host.stars]).reshape(-1, 3)
+    bright = stars[:, 2] > _STAR_SNR * host.recipe.sigma_n / np.sqrt(np.square(host.recipe.psf_n).sum())
+    found = np.isfinite(host.score)
+    (left, top), (right, bottom) = _limits(host)
+    inner = np.zeros(found.shape, bool)
+    inner[top : bottom + 1, left : right + 1] = True
+    height, width = host.pair.shape
+    x0, y0 = host.origin
+    beyond = np.ones(found.shape, bool)
+    beyond[PAD:-PAD, PAD:-PAD] = False
+    field = np.zeros(found.shape, bool)
+    field[max(-y0, 0) : height - y0, max(-x0, 0) : width - x0] = True
+    saturated = (host.mask & int(Flag.SATURATED)) != 0
+    return Sites(
+        host.galaxies, stars[:, 0], stars[:, 1], bright, found & inner, found | (beyond & field), saturated,
+        host.view.fwhm_n,
+    )  # fmt: skip
+
+
+def _limits(host: Host) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and last column and row that a stamp's middle may have: at the border of a tile that is not the
+    field's, a stamp must not reach out of it."""
+    height, width = host.pair.shape
+    half = STAMP // 2 + 1
+    tile = host.tile
+    low = [PAD + (half if start > 0 else 0) for start in (tile.x0, tile.y0)]
+    high = [
+        PAD + stop - start - 1 - (half if stop < size else 0)
+        for start, stop, size in ((tile.x0, tile.x1, width), (tile.y0, tile.y1, height))
+    ]
+    return (low[0], low[1]), (high[0], high[1])
+
+
+def _place_peaks(
+    host: Host, strata: Sequence[Stratum], draws: Array, x: Array, y: Array, reason: NDArray[np.int8],
+    known: Array | None,
+) -> None:  # fmt: skip
+    """Detections of the host, and peaks of its noise, are where they are."""
+    wanted = [i for i, one in enumerate(strata) if one.kind in ("null detection", "noise peak")]
+    if not wanted:
+        return
+    rows, columns, heights = find_peaks(host.score, NOISE_PEAK)
+    if known is not None and len(known):
+        apart = np.hypot(columns[:, None] - known[:, 0], rows[:, None] - known[:, 1]).min(axis=1)
+        rows, columns, heights = (part[apart > 2 * host.view.fwhm_n] for part in (rows, columns, heights))
+    detected = np.abs(heights) >= DETECTED
+    for i in wanted:
+        among = np.flatnonzero(detected if strata[i].kind == "null detection" else ~detected)
+        if not among.size:
+            reason[i] = REASONS.index("no site")
+            continue
+        which = among[int(draws[i, 0] * among.size)]
+        x[i], y[i], reason[i] = columns[which], rows[which], 0
+
+
+def codes_of(drawn: Samples) -> dict[str, NDArray[Any]]:
+    """What the product keeps of every sample beside its visits."""
+    strata = drawn.strata
+    null = np.array([one.kind in ("null detection", "noise peak") for one in strata])
+    return {
+        "kind": np.array([kind_code(one.kind) for one in strata], np.int16),
+        "environment": np.array([ENVIRONMENTS.index(one.environment) for one in strata], np.int8),
+        "origin": np.where(null, ORIGINS.index("null detection"), ORIGINS.index("synthetic")).astype(np.int8),
+        "item": drawn.items.astype(np.int64),
+    }

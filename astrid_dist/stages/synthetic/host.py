@@ -1,0 +1,233 @@
+"""One tile of one epoch and its reference, subtracted, with everything that samples are made from."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrid_dist.errors import InputError
+from astrid_dist.flags import Flag
+from astrid_dist.imaging.galaxies import Galaxies, find_galaxies
+from astrid_dist.imaging.response import respond
+from astrid_dist.simulation.canvas import Star, View
+from astrid_dist.simulation.psf_bank import PsfBank
+from astrid_dist.stages.blocks import Planes, Window
+from astrid_dist.stages.pair import Pair, Template, open_pair
+from astrid_dist.stages.subtraction import Result, subtract_tiles
+from astrid_dist.stages.tiles import Options, Recipe
+from astrid_dist.store.layouts import TILE
+from astrid_dist.store.locations import Location
+from astrid_dist.store.sample_layout import STAMP
+from astrid_dist.surveys.profile import Camera, load_profile, profile_names
+
+Image = NDArray[np.float32]
+T = TypeVar("T", np.float32, np.uint16)
+
+#: Pixels beyond a stamp that are painted too, so that what reaches in from there is right at its border.
+MARGIN = 6
+#: Side of the window that a sample is painted in.
+WINDOW = STAMP + 2 * MARGIN
+#: No data around a host, so that stamps at the border of a field are cut like any other.
+PAD = WINDOW // 2 + 2
+#: Pairs that a worker keeps: tiles of one epoch follow each other.
+_PAIRS_KEPT, _HOSTS_KEPT = 2, 2
+
+
+@dataclass(frozen=True)
+class Host:
+    """A subtracted tile; images cover it and `PAD` pixels around it, NaN where there is no data."""
+
+    pair: Pair
+    tile: Window
+    science_planes: Planes
+    template_full: Template
+    recipe: Recipe
+    camera: Camera
+    renormalisation: float
+    sigma_d: float
+    """Robust noise of the difference, electrons of the reference."""
+    science: Image
+    template: Image
+    difference: Image
+    S_n: Image
+    """What the epoch gives to the score, electrons of the reference (flux)."""
+    S_r: Image
+    level: Image
+    """Flux that was taken out of the score as residual sky."""
+    variance: Image
+    """Of the flux, without terms for what may be wrong, electron²."""
+    score: Image
+    mask: NDArray[np.uint16]
+    """Why a pixel of either image cannot be trusted."""
+
+    @cached_property
+    def view(self) -> View:
+        """The whole padded tile as artifacts see it."""
+        pair, recipe = self.pair, self.recipe
+        fwhm_n, fwhm_r = pair.fwhms_at(*pair.psfs_at(*self.tile.centre))
+        sky = float(pair.row["sky"])
+        return View(
+            self.science, self.template, recipe.sigma_n, recipe.sigma_r, recipe.flux_ratio, sky, recipe.psf_n,
+            recipe.psf_r, fwhm_n, fwhm_r, self.camera, float(pair.row["exptime"]),
+            float(pair.row["zeropoint"]), self.stars,
+        )  # fmt: skip
+
+    @cached_property
+    def stars(self) -> tuple[Star, ...]:
+        """Clean stars of the reference in pixels of the padded tile, brightest first; epoch's electrons."""
+        stars, (x0, y0) = self.pair.stars, self.origin
+        near = (np.abs(stars.x - self.tile.centre[0]) < TILE / 2 + PAD) & (
+            np.abs(stars.y - self.tile.centre[1]) < TILE / 2 + PAD
+        )
+        found = [
+            Star(float(x - x0), float(y - y0), float(flux * self.recipe.flux_ratio))
+            for x, y, flux in zip(stars.x[near], stars.y[near], stars.flux[near], strict=True)
+        ]
+        return tuple(sorted(found, key=lambda star: -star.flux))
+
+    @cached_property
+    def galaxies(self) -> Galaxies:
+        """Of the reference, in pixels of the padded tile."""
+        stars = np.array([(star.x, star.y) for star in self.stars]).reshape(-1, 2)
+        return find_galaxies(
+            self.template, self.recipe.sigma_r, self.template_mask, self.view.fwhm_r, stars_xy=stars
+        )
+
+    @cached_property
+    def variances(self) -> tuple[Image, Image]:
+        """Variance of epoch and reference on the padded tile, electron² of each."""
+        science, template = self.science_planes, self.template_full.planes
+        return (
+            on_padded(science.variance, science.window, self.tile),
+            on_padded(template.variance, template.window, self.tile),
+        )
+
+    @property
+    def template_mask(self) -> NDArray[np.uint16]:
+        """Mask of the reference on the padded tile."""
+        planes = self.template_full.planes
+        return on_padded(planes.mask, planes.window, self.tile, int(Flag.NO_DATA))
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Column and row of the field where the padded tile begins."""
+        return self.tile.x0 - PAD, self.tile.y0 - PAD
+
+    @cached_property
+    def banks(self) -> tuple[PsfBank, PsfBank]:
+        """What a source looks like in epoch and reference."""
+        half = min(len(self.recipe.psf_n) // 2, WINDOW // 2)
+        return tuple(PsfBank.of_stamp(psf, half) for psf in (self.recipe.psf_n, self.recipe.psf_r))  # type: ignore[return-value]
+
+    @cached_property
+    def window_plan(self) -> Any:
+        """Filters of this pair for the windows of samples."""
+        return self.recipe.plan((WINDOW, WINDOW))
+
+    @cached_property
+    def noise_per_flux(self) -> float:
+        """Variance of the score's flux that a source's own light adds, electron² per electron (reference)."""
+        light = np.zeros((1, WINDOW, WINDOW), np.float32)
+        psf = self.banks[0].stamp() * self.recipe.flux_ratio
+        half, middle = len(psf) // 2, WINDOW // 2
+        light[0, middle - half : middle + half + 1, middle - half : middle + half + 1] = psf
+        made = respond(self.window_plan, light, light, shift=(0.0, 0.0))
+        return float(made.variance[0, middle, middle])
+
+    def flux_of_snr(self, snr: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Flux (electrons of the reference) that stands at an SNR above a variance and its own shot noise."""
+        own = np.square(snr) * self.noise_per_flux
+        flux: NDArray[np.float64] = 0.5 * (own + np.sqrt(own**2 + 4 * np.square(snr) * variance))
+        return flux
+
+
+def open_host(
+    survey: Location, reference: Location, group: str, index: int, row: int, column: int, options: Options
+) -> Host:
+    """Read and subtract one tile; kept for the samples that follow.
+
+    Raises
+    ------
+    InputError
+        The pair cannot be subtracted, or the tile holds no data.
+    """
+    return _host(survey, reference, group, index, row, column, options)
+
+
+@lru_cache(_PAIRS_KEPT)
+def _pair(survey: Location, reference: Location, group: str, index: int) -> Pair:
+    return open_pair(survey, reference, group, index, 3.0)
+
+
+@lru_cache(_HOSTS_KEPT)
+def _host(
+    survey: Location, reference: Location, group: str, index: int, row: int, column: int, options: Options
+) -> Host:
+    pair = _pair(survey, reference, group, index)
+    height, width = pair.shape
+    tile = Window(row * TILE, min((row + 1) * TILE, height), column * TILE, min((column + 1) * TILE, width))
+    outer = tile.widened(pair.halo, height, width)
+    science, template = pair.science(outer), pair.template(outer)
+    pair = pair.registered(science, template)
+    made = subtract_tiles(pair, tile, science, template, options)
+    if not made.recipes:
+        raise InputError(f"{group} epoch {pair.row['source']}: tile ({row}, {column}) holds no data")
+    recipe = made.recipes[0, 0]
+    return _made(pair, tile, science, template, recipe, made)
+
+
+def _made(
+    pair: Pair, tile: Window, science: Planes, template: Template, recipe: Recipe, made: Result
+) -> Host:
+    inner = tile.within(science.window)
+    plain = recipe.subtract(science, template.planes, recipe.plan(science.window.shape), terms=False)
+    assert plain.scores is not None
+    S_n, S_r = (part[inner] for part in plain.scores)
+    score, difference = made.planes["score"], made.planes["difference"]
+    sound = difference[made.quiet & np.isfinite(difference)]
+    if not sound.size:
+        sound = difference[np.isfinite(difference)]
+    sigma_d = 1.4826 * float(np.median(np.abs(sound[::2] - np.median(sound[::2]))))
+    flux = score * made.planes["sigma_flux"]
+    survey = str(pair.survey.attributes.get("survey", "generic"))
+    profile = load_profile(survey if survey in profile_names() else "generic")
+    return Host(
+        pair=pair,
+        tile=tile,
+        science_planes=science,
+        template_full=template,
+        recipe=recipe,
+        camera=profile.camera,
+        renormalisation=float(made.maps["renormalisation"][0, 0]),
+        sigma_d=sigma_d,
+        # Beyond the tile the images of a pair are known, what they leave is not.
+        science=on_padded(science.image, science.window, tile),
+        template=on_padded(template.planes.image, template.planes.window, tile),
+        difference=_framed(difference),
+        S_n=_framed(S_n),
+        S_r=_framed(S_r),
+        level=_framed(S_n - S_r - flux),
+        variance=_framed(np.square(plain.sigma_flux[inner])),
+        score=_framed(score),
+        mask=np.pad(made.planes["mask"], PAD, constant_values=int(Flag.NO_DATA)),
+    )
+
+
+def _framed(image: Image) -> Image:
+    return np.pad(np.asarray(image, np.float32), PAD, constant_values=np.nan)
+
+
+def on_padded(image: NDArray[T], window: Window, tile: Window, unknown: float = np.nan) -> NDArray[T]:
+    """An image on a tile and `PAD` pixels around it."""
+    padded = Window(tile.y0 - PAD, tile.y1 + PAD, tile.x0 - PAD, tile.x1 + PAD)
+    out = np.full(padded.shape, unknown, image.dtype)
+    seen = overlap(padded, window)
+    out[seen.within(padded)] = image[seen.within(window)]
+    return out
+
+
+def overlap(one: Window, other: Window) -> Window:
+    """What two windows share."""
+    return Window(max(one.y0, other.y0), min(one.y1, other.y1), max(one.x0, other.x0), min(one.x1, other.x1))
