@@ -12,6 +12,7 @@ from zarr.errors import GroupNotFoundError
 from astrid_dist.errors import ConfigError, IncompleteProductError, StorageError
 from astrid_dist.store import layouts
 from astrid_dist.store.locations import Location
+from astrid_dist.store.shards import StoredArray, stored_arrays
 from astrid_dist.store.templates import root_attributes
 
 #: Small requests in flight at once.
@@ -82,6 +83,7 @@ class ProductReader:
         except (GroupNotFoundError, FileNotFoundError) as error:
             raise ConfigError(f"{location} has no group {group!r}") from error
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._stamps: dict[str, StoredArray] = {}
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -123,6 +125,8 @@ class ProductReader:
         index: tuple[int | slice | EllipsisType, ...] = tuple(
             selection.get(str(name), slice(None)) for name in names
         )
+        if "sample" in names and array.shards:
+            return self._stored(variable)[index]
         try:
             return np.asarray(array[index])
         except (OSError, ValueError, RuntimeError) as error:
@@ -130,3 +134,10 @@ class ProductReader:
             raise StorageError(
                 f"cannot read {where}: {error}; `astrid verify` names damaged shards"
             ) from error
+
+    def _stored(self, variable: str) -> StoredArray:
+        """Stamps, whose whole shards are decoded at once."""
+        if variable not in self._stamps:
+            wanted = [layouts.variable("samples", variable)]
+            self._stamps[variable] = stored_arrays(self.location, self.group, wanted)[0][1]
+        return self._stamps[variable]

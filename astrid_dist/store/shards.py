@@ -17,6 +17,7 @@ from astrid_dist.store.failures import storage_errors
 from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import METADATA, decode_document
+from astrid_dist.store.whole_shards import decode_shard, is_row_shard
 
 #: Small requests in flight at once.
 _THREADS = 16
@@ -56,7 +57,9 @@ class StoredArray:
     def __getitem__(self, key: Any) -> NDArray[Any]:
         with storage_errors(f"reading {self.location}/{self.path}"):
             try:
-                values = np.asarray(self._array[key])
+                values = self._whole_shard(key)
+                if values is None:
+                    values = np.asarray(self._array[key])
             except (ValueError, RuntimeError) as error:
                 raise StorageError(
                     f"{self.location}/{self.path}{_spell(key)} cannot be decoded: {error};"
@@ -68,8 +71,27 @@ class StoredArray:
         """All values shown."""
         return self[tuple(slice(0, size) for size in self.shape)]
 
+    def _whole_shard(self, key: Any) -> NDArray[Any] | None:
+        """What `key` asks for, if that is one whole shard that can be decoded at once."""
+        if not self._in_rows or not isinstance(key, tuple) or len(key) != self.ndim:
+            return None
+        if not all(isinstance(part, slice) and part.step in (None, 1) for part in key):
+            return None
+        (start, stop), *others = [part.indices(size)[:2] for part, size in zip(key, self.shape, strict=True)]
+        unit = self.units[0]
+        whole = others == [(0, size) for size in self.shape[1:]]
+        if start % unit or stop != min(start + unit, self.shape[0]) or not whole or start >= stop:
+            return None
+        place = "/".join([self.path, "c", str(start // unit), *["0"] * (self.ndim - 1)])
+        body = self.location.objects().get(place)
+        return None if body is None else decode_shard(body, self.metadata, stop - start)
+
+    @cached_property
+    def _in_rows(self) -> bool:
+        return is_row_shard(self.metadata)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_array"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_array", "_in_rows")}
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         return (str(self.location), self.path, self.shape, repr(self.metadata))

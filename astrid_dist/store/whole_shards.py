@@ -1,0 +1,72 @@
+"""Decoding a whole shard of samples into one array: Zarr would copy every chunk once more.
+
+A shard of the layout of samples is cut along its first axis alone, so that its chunks lie one after the other
+in the array, and Blosc unpacks each into its place.
+"""
+
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs import blosc  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+#: Bytes of a checksum, and what the index says of a chunk that was not written.
+_CHECK, _EMPTY = 4, np.uint64(2**64 - 1)
+
+
+def is_row_shard(metadata: dict[str, Any]) -> bool:
+    """Whether shards are cut along the first axis alone, and packed as `create_array` packs them."""
+    codec = metadata["codecs"][0]
+    if codec["name"] != "sharding_indexed":
+        return False
+    inner = codec["configuration"]
+    packing = [one["name"] for one in inner["codecs"]]
+    checked = [one["name"] for one in inner["index_codecs"]]
+    return (
+        inner["chunk_shape"][1:] == metadata["chunk_grid"]["configuration"]["chunk_shape"][1:]
+        and packing == ["bytes", "blosc", "crc32c"]
+        and checked == ["bytes", "crc32c"]
+        and inner["index_location"] == "end"
+    )
+
+
+def decode_shard(body: bytes, metadata: dict[str, Any], rows: int) -> NDArray[Any] | None:
+    """The first `rows` rows of a shard; None if one of their chunks was never written.
+
+    Parameters
+    ----------
+    body : bytes
+        The shard's object.
+    metadata : dict
+        The array's ``zarr.json``, of which `is_row_shard` holds.
+    rows : int
+        Rows of the array in this shard.
+
+    Raises
+    ------
+    ValueError
+        If a checksum does not fit, or the object is cut short.
+    """
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    chunk = metadata["codecs"][0]["configuration"]["chunk_shape"][0]
+    data = np.frombuffer(body, np.uint8)
+    index = _checked(data[-(16 * (shard[0] // chunk) + _CHECK) :], "the index of the shard")
+    if index.size != 16 * (shard[0] // chunk):
+        raise ValueError(f"the shard has {len(body)} bytes, fewer than its index")
+    places = index.view("<u8").reshape(-1, 2)[: -(-rows // chunk)]
+    if (places == _EMPTY).any():
+        return None
+    found = np.empty((len(places) * chunk, *shard[1:]), np.dtype(metadata["data_type"]).newbyteorder("<"))
+    for number, (start, size) in enumerate(places.tolist()):
+        packed = _checked(data[start : start + size], f"chunk {number} of the shard")
+        blosc.decompress(packed, found[number * chunk : (number + 1) * chunk])
+    return found[:rows]
+
+
+def _checked(data: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+    """Bytes without the CRC-32C at their end."""
+    content, said = data[:-_CHECK], data[-_CHECK:].tobytes()
+    if google_crc32c.value(content).to_bytes(_CHECK, "little") != said:
+        raise ValueError(f"{what} does not have its checksum")
+    return content
