@@ -10,7 +10,7 @@ from astrid_dist.simulation.populations.base import Population
 #: Made when first asked for: template and filter libraries take their time to import.
 POPULATIONS: Mapping[str, Population]
 
-_MODULES = ("supernovae", "thermal", "periodic")
+_MODULES = ("supernovae", "thermal", "stellar", "periodic", "agn", "moving")
 
 
 def __getattr__(name: str) -> Mapping[str, Population]:
