@@ -86,5 +86,5 @@ def test_windows_are_independent_of_each_other_and_of_their_number():
 def test_windows_that_do_not_fit_are_refused(shape, margin):
     plan = plan_subtraction(PSF_N, PSF_R, *SIGMAS, shape=(61, 61))
     windows = np.zeros(shape, np.float32)
-    with pytest.raises(InputError, match="patterns are|leaves nothing"):
+    with pytest.raises(InputError, match=r"patterns are|leaves nothing"):
         respond(plan, windows, windows, margin=margin)
