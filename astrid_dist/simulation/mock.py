@@ -31,8 +31,8 @@ class Scene:
 class Exposure:
     """One epoch as a camera would write it."""
 
-    counts: NDArray[np.uint16]
-    """(y, x), DN."""
+    counts: NDArray[np.uint16] | NDArray[np.int32]
+    """(y, x), DN; electrons where the survey's files hold them."""
     header: dict[str, tuple[Any, str]]
     """FITS keyword to value and comment."""
 

@@ -10,7 +10,7 @@ from astrid_dist.simulation.render import MoffatPsf, galaxy_covariances, gaussia
 Array = NDArray[np.float64]
 
 #: How a source's colour g - r carries over to each band: mag(band) = mag(r) + slope * (g - r).
-COLOUR_SLOPES = {"u": 2.3, "g": 1.0, "r": 0.0, "i": -0.4, "z": -0.6, "y": -0.7}
+COLOUR_SLOPES = {"u": 2.3, "g": 1.0, "q": 0.3, "r": 0.0, "i": -0.4, "z": -0.6, "y": -0.7, "Y": -0.7}
 
 
 @dataclass(frozen=True)

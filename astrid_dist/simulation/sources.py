@@ -174,7 +174,7 @@ def _periodic_magnitude(
     mean: float, amplitude: float, period: float, phase: float, rise: float, mjd_0: float
 ) -> Callable[[str, float], float]:
     # amplitudes shrink to the red: g 1.2, r 0.9, i 0.7 of V
-    scale = {"u": 1.2, "g": 1.2, "r": 0.9, "i": 0.7, "z": 0.65, "y": 0.65}
+    scale = {"u": 1.2, "g": 1.2, "q": 1.0, "r": 0.9, "i": 0.7, "z": 0.65, "y": 0.65, "Y": 0.65}
 
     def magnitude(band: str, mjd: float) -> float:
         cycle = (mjd - mjd_0) / period + phase

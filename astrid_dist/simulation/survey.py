@@ -1,6 +1,8 @@
 """A mock survey's plan: the telescope, and the conditions of every epoch."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,11 +10,21 @@ from numpy.typing import ArrayLike, NDArray
 from astrid_dist.errors import ConfigError
 from astrid_dist.simulation.randomness import generator
 from astrid_dist.simulation.render import MoffatPsf
+from astrid_dist.surveys.profile import Profile
 
 Array = NDArray[np.float64]
 
 #: Zero point (AB magnitude of 1 electron/s, one airmass) and dark sky (mag/arcsec²) of a 1.2 m telescope.
 BANDS = {"g": (24.2, 21.7), "r": (24.0, 20.9), "i": (23.6, 20.0), "z": (22.7, 19.0)}
+
+#: Scatter of the sky's brightness from night to night, dex; it is never darker than dark.
+_SKY_DEX = 0.12
+#: A Moffat of beta 3.5 competes with as much sky, 3.44 FWHM², as a Gaussian this much wider (2.266 FWHM²).
+_EQUAL_GAUSSIAN = 1.232
+#: Of the air, in half of the exposures better (`conditions`).
+_USUAL_TRANSPARENCY = 0.9375
+#: The largest number that 16 bits of an exposure hold, with room for noise.
+_MOST_COUNTS = 65000.0
 
 #: Days between the end of the template season and the search.
 _SEASON_GAP = 300.0
@@ -68,11 +80,55 @@ class MockSurvey:
     """Tracks per million pixels and exposure."""
     hot_pixels: float = 4.0
     """Per million pixels."""
+    telescope: tuple[tuple[str, float, float], ...] = tuple((band, *light) for band, light in BANDS.items())
+    """Band, AB magnitude of 1 electron/s, dark sky (mag/arcsec²)."""
+
+    @classmethod
+    def of_profile(cls, profile: Profile, **changes: Any) -> "MockSurvey":
+        """A mock of a real survey: its pixels, seeing, zero points, depth, noise and exposure.
+
+        Bands are those with a zero point and a depth: a usual epoch of typical seeing reaches that depth.
+
+        Parameters
+        ----------
+        profile : Profile
+        **changes
+            Any field of this class, instead of the profile's.
+
+        Raises
+        ------
+        ConfigError
+            The profile has no such band, or its depths leave no room for the sky.
+        """
+        from astrid_dist.simulation.noise import survey_noise
+
+        camera, scale = profile.camera, profile.pixel_scale_arcsec
+        usual = 10 ** (0.6745 * _SKY_DEX)  # median of how much brighter than dark nights are
+        equal_fwhm = _EQUAL_GAUSSIAN / _USUAL_TRANSPARENCY * profile.seeing_arcsec.typical
+        telescope = []
+        for band in (band for band in profile.zeropoint.bands if band in profile.depth):
+            of_a_second = profile.electron_magnitude(band) - 2.5 * math.log10(camera.exptime_s)
+            background = survey_noise(profile, band, equal_fwhm).sky / camera.exptime_s + camera.dark_current
+            dark_sky = of_a_second - 2.5 * math.log10(background / usual / scale**2)
+            telescope.append((band, of_a_second, dark_sky))
+        megapixel_cm2 = 1e6 * (1e-4 * camera.pixel_um) ** 2
+        own: dict[str, Any] = {
+            "pixel_scale": scale,
+            "exptime_s": camera.exptime_s,
+            "gain": camera.gain,
+            "read_noise": camera.read_noise,
+            "saturation_dn": min(camera.full_well / camera.gain, _MOST_COUNTS),
+            "seeing_arcsec": profile.seeing_arcsec.typical,
+            "cosmic_rays": camera.cosmic_rays * megapixel_cm2 * camera.exptime_s / 60,
+            "telescope": tuple(telescope),
+        }
+        return cls(**(own | changes))
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.bands) - set(BANDS))
+        known = [band for band, *_ in self.telescope]
+        unknown = sorted(set(self.bands) - set(known))
         if unknown or not self.bands:
-            raise ConfigError(f"bands {list(self.bands)}: choose among {list(BANDS)}, not {unknown}")
+            raise ConfigError(f"bands {list(self.bands)}: choose among {known}, not {unknown}")
         if not 0 < self.template_epochs <= self.epochs:
             raise ConfigError(f"template_epochs={self.template_epochs} must lie in 1..epochs={self.epochs}")
         if self.size_px < 128:
@@ -87,6 +143,10 @@ class MockSurvey:
     def centre_px(self) -> float:
         """The grid's middle, pixels, the same along x and y."""
         return (self.size_px - 1) / 2
+
+    def light(self, band: str) -> tuple[float, float]:
+        """AB magnitude of 1 electron/s, and dark sky (mag/arcsec²)."""
+        return next((zeropoint, sky) for name, zeropoint, sky in self.telescope if name == band)
 
     def field_name(self, field: int) -> str:
         """Name in headers and group keys, ``f0000``."""
@@ -173,10 +233,10 @@ def conditions(survey: MockSurvey, field: int, band: str, epoch: int) -> Conditi
     e1, e2 = np.clip(rng.normal(0, survey.ellipticity, 2), -0.15, 0.15)
     psf = MoffatPsf(float(fwhm_px), float(np.clip(rng.normal(3.5, 0.2), 2.8, 4.5)), float(e1), float(e2))
     transparency = 1 - 0.25 * rng.random() ** 2
-    zeropoint, dark_sky = BANDS[band]
-    zeropoint += 2.5 * np.log10(survey.exptime_s * transparency)
-    sky = survey.pixel_scale**2 * survey.exptime_s * 10 ** (-0.4 * (dark_sky - BANDS[band][0]))
-    sky *= 10 ** abs(rng.normal(0, 0.12))
+    of_a_second, dark_sky = survey.light(band)
+    zeropoint = of_a_second + 2.5 * np.log10(survey.exptime_s * transparency)
+    sky = survey.pixel_scale**2 * survey.exptime_s * 10 ** (-0.4 * (dark_sky - of_a_second))
+    sky *= 10 ** abs(rng.normal(0, _SKY_DEX))
     gradient = rng.normal(0, 0.01, 2)
     offset, rotation = rng.normal(0, survey.dither_px, 2), rng.normal(0, survey.rotation_deg)
     wcs_error = rng.normal(0, survey.wcs_error_px, 2)

@@ -81,7 +81,7 @@ def run_demo(
 
 def _seasons(survey: str, mock: MockSettings) -> tuple[list[str], list[str]]:
     """Sources of the template epochs, and of those that are searched."""
-    last = mock.survey().mjd(mock.bands[-1], mock.template_epochs - 1)
+    last = mock.mock_survey().mjd(mock.bands[-1], mock.template_epochs - 1)
     templates: list[str] = []
     search: list[str] = []
     for dataset in open_survey(survey).values():

@@ -7,16 +7,18 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.simulation.mock import Exposure, Scene, build_scene, make_exposure
 from astrid_dist.simulation.survey import DEMO, MockSurvey
+from astrid_dist.simulation.survey_files import as_written_by
 from astrid_dist.simulation.truth import truth_rows
 from astrid_dist.store.locations import Location
 from astrid_dist.store.tables import write_table
 from astrid_dist.store.templates import create_product
+from astrid_dist.surveys.profile import load_profile
 
 
 class Settings(BaseModel):
@@ -26,9 +28,16 @@ class Settings(BaseModel):
 
     output: str = Field(description="URL of the truth product: what was put into the sky")
     files: str = Field(description="URL of the folder for the FITS files, one per exposure")
+    survey: str = Field(
+        default="mock",
+        description="whose pixels, seeing, depth, noise, exposure and keywords the frames have: mock, of a "
+        "1.2 m telescope, or a survey profile with depths: ztf, lsst, ps1, decam, meerlicht",
+    )
     seed: int = Field(default=DEMO.seed, ge=0, description="root of every random draw")
     fields: int = Field(default=DEMO.fields, ge=1, description="fields on the sky")
-    bands: tuple[str, ...] = Field(default=DEMO.bands, min_length=1, description="bands, of g, r, i, z")
+    bands: tuple[str, ...] = Field(
+        default=DEMO.bands, min_length=1, description="bands, of g, r, i, z or the survey's"
+    )
     epochs: int = Field(
         default=DEMO.epochs, ge=1, description="epochs per field and band, templates included"
     )
@@ -43,7 +52,9 @@ class Settings(BaseModel):
         default=DEMO.season_days, gt=0, description="supernovae peak within this, days"
     )
     size_px: int = Field(default=DEMO.size_px, ge=128, description="side of a frame, pixels")
-    seeing_arcsec: float = Field(default=DEMO.seeing_arcsec, gt=0, description="median seeing FWHM, arcsec")
+    seeing_arcsec: float | None = Field(
+        default=None, gt=0, description="median seeing FWHM, arcsec; that of the survey where left out"
+    )
     dither_px: float = Field(default=DEMO.dither_px, ge=0, description="scatter of the pointing, pixels")
     star_density: float = Field(default=DEMO.star_density, gt=0, description="stars with r < 21.5 per Mpix")
     galaxy_density: float = Field(
@@ -57,18 +68,30 @@ class Settings(BaseModel):
     )
     variables: int = Field(default=DEMO.variables, ge=0, lt=500, description="RR Lyrae stars per field")
     asteroids: int = Field(default=DEMO.asteroids, ge=0, lt=100, description="asteroids per field and night")
-    cosmic_rays: float = Field(
-        default=DEMO.cosmic_rays, ge=0, description="cosmic rays per Mpix and exposure"
+    cosmic_rays: float | None = Field(
+        default=None,
+        ge=0,
+        description="cosmic rays per Mpix and exposure; the survey's where left out",
     )
 
-    def survey(self) -> MockSurvey:
+    @field_validator("survey")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "mock":
+            load_profile(value)  # says which there are
+        return value
+
+    def mock_survey(self) -> MockSurvey:
         """The survey these settings describe."""
-        return MockSurvey(**self.model_dump(exclude={"output", "files"}))
+        said = self.model_dump(exclude={"output", "files", "survey"}, exclude_none=True)
+        if self.survey == "mock":
+            return MockSurvey(**said)
+        return MockSurvey.of_profile(load_profile(self.survey), **said)
 
 
 def plan(settings: Settings) -> Plan:
     """One task per exposure."""
-    survey = settings.survey()
+    survey = settings.mock_survey()
     blocks = [
         KeyBlock(f"{survey.field_name(field)}/{band}", range(survey.epochs))
         for field in range(survey.fields)
@@ -91,9 +114,11 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     """Make one exposure and write its file."""
     started = perf_counter()
     options = Settings.model_validate(settings)
-    survey = options.survey()
+    survey = options.mock_survey()
     field, band = _field_and_band(key.group)
     exposure = make_exposure(survey, _scene(survey, field), field, band, key.epoch)
+    if options.survey != "mock":
+        exposure = as_written_by(load_profile(options.survey), exposure, band, survey.gain)
     computed = perf_counter()
     name = file_name(key)
     Location.parse(options.files).objects().put(name, fits_bytes(exposure))
@@ -108,7 +133,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 def finalise(plan: Plan) -> None:
     """Write the truth about every exposure."""
     settings = Settings.model_validate(plan.job.settings)
-    table = truth_table(settings.survey())
+    table = truth_table(settings.mock_survey())
     job, digest = plan.job.id, plan.job.digest
     write_table(
         Location.parse(settings.output), "truth", table, {"files": settings.files}, job=job, digest=digest
@@ -159,5 +184,5 @@ def _field_and_band(group: str) -> tuple[int, str]:
 def _sha256(exposure: Exposure) -> str:
     from hashlib import sha256
 
-    counts = np.ascontiguousarray(exposure.counts, dtype="<u2")
+    counts = np.ascontiguousarray(exposure.counts, dtype=exposure.counts.dtype.newbyteorder("<"))
     return sha256(f"{counts.dtype.str}{counts.shape}".encode() + counts.tobytes()).hexdigest()

@@ -9,8 +9,9 @@ from astrid_dist.errors import ConfigError
 from astrid_dist.simulation.mock import build_scene, make_exposure, make_header, mean_image
 from astrid_dist.simulation.randomness import generator
 from astrid_dist.simulation.sky import draw_galaxies, draw_stars
-from astrid_dist.simulation.survey import DEMO, SMALL, conditions
+from astrid_dist.simulation.survey import DEMO, SMALL, MockSurvey, conditions
 from astrid_dist.simulation.truth import difference_flux, sky_position, truth_rows
+from astrid_dist.surveys.profile import load_profile
 
 
 def wcs_of(survey, band, epoch):
@@ -157,6 +158,20 @@ def test_artifacts_are_in_the_truth_where_the_frame_shows_them_and_never_injecta
     artifacts = np.isin(rows["class"], ["bad_pixel", "cosmic_ray"])
     assert not rows["injectable"][artifacts].any()
     assert len(set(rows["id"])) == len(rows["id"])
+
+
+@pytest.mark.parametrize("name", ["ztf", "lsst", "ps1", "decam", "meerlicht"])
+def test_a_mock_of_a_survey_reaches_its_depth_in_every_band(name):
+    profile = load_profile(name)
+    survey = MockSurvey.of_profile(profile, bands=tuple(profile.depth), epochs=40)
+    for band in profile.depth:
+        found = []
+        for epoch in range(40):
+            state = conditions(survey, 0, band, epoch)
+            noise = (state.sky + survey.read_noise**2) / np.square(state.psf.stamp(40)).sum()
+            found.append(state.zeropoint - 2.5 * np.log10(12.5 + np.sqrt(12.5**2 + 25 * noise)))
+            found[-1] += 2.5 * np.log10(state.psf.fwhm_px * survey.pixel_scale / survey.seeing_arcsec)
+        assert np.median(found) == pytest.approx(profile.depth[band], abs=0.12), band
 
 
 def test_impossible_surveys_are_refused():
