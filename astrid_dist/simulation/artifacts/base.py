@@ -18,6 +18,7 @@ from astrid_dist.surveys.profile import Camera
 
 Array = NDArray[np.float64]
 
+_PAD = 3
 #: Shot noise below this share of the sky's variance is left out.
 _NEGLIGIBLE = 0.01
 
@@ -115,6 +116,11 @@ def log_between(u: float, low: float, high: float) -> float:
     return float(low * (high / low) ** u)
 
 
+def nearest(place: float) -> int:
+    """Pixel that a place lies in, whatever the window's origin (`round` takes halves to even numbers)."""
+    return math.floor(place + 0.5)
+
+
 def needed(star: Star | None, kind: str) -> Star:
     """The star that an artifact is made of."""
     if star is None:
@@ -130,7 +136,10 @@ def psf_noise(view: View) -> float:
 
 
 def spline_of(psf: Image) -> Array:
-    """(v, u) coefficients of the quintic spline through a PSF stamp, kept for the PSFs used last."""
+    """(v + 6, u + 6) coefficients of the quintic spline through a PSF stamp, three more on every side.
+
+    Kept for the PSFs used last.
+    """
     return _spline_of(psf.tobytes(), psf.shape, psf.dtype.str)
 
 
@@ -139,53 +148,46 @@ def _spline_of(content: bytes, shape: tuple[int, int], dtype: str) -> Array:
     stamp = np.frombuffer(content, dtype).reshape(shape).astype(np.float64)
     for axis in (0, 1):
         stamp = ndimage.spline_filter1d(stamp, order=5, axis=axis, mode="mirror")
-    return np.ascontiguousarray(stamp)
+    return np.pad(stamp, _PAD, mode="reflect")
 
 
 @compiled
 def taps(t: float, out: Array) -> None:
-    """Weights of the six coefficients about a place, 0 <= t < 1 behind the third: quintic B-spline."""
-    for k in range(6):
-        d = abs(t + 2.0 - k)
-        if d < 1.0:
-            out[k] = 0.55 + d * d * (-0.5 + d * d * (0.25 - d / 12.0))
-        elif d < 2.0:
-            out[k] = 0.425 + d * (0.625 + d * (-1.75 + d * (1.25 + d * (-0.375 + d / 24.0))))
-        else:
-            out[k] = (3.0 - d) ** 5 / 120.0 if d < 3.0 else 0.0
+    """Weights of six coefficients of a quintic B-spline about a place that is 0 <= t < 1 behind the third."""
+    for k in range(3):
+        # the pieces of the spline, each at its distance from the place: 2 to 3, 1 to 2, 0 to 1
+        for d, at in ((t + 2.0 - k, k), (3.0 - k - t, 5 - k)):
+            if k == 0:
+                rest = 3.0 - d
+                out[at] = rest * rest * rest * rest * rest / 120.0
+            elif k == 1:
+                out[at] = 0.425 + d * (0.625 + d * (-1.75 + d * (1.25 + d * (-0.375 + d / 24.0))))
+            else:
+                out[at] = 0.55 + d * d * (-0.5 + d * d * (0.25 - d / 12.0))
 
 
 @compiled
 def add_star(out: Image, spline: Array, x: float, y: float, flux: float) -> None:
     """Add a star, as its PSF stamp says, at a place between pixels; shape of `out` (y, x)."""
-    half_v, half_u = spline.shape[0] // 2, spline.shape[1] // 2
+    half_v, half_u = spline.shape[0] // 2 - _PAD, spline.shape[1] // 2 - _PAD
     at_x, at_y = math.floor(x + 0.5), math.floor(y + 0.5)
-    first_y, last_y = max(at_y - half_v, 0), min(at_y + half_v, out.shape[0] - 1)
     first_x, last_x = max(at_x - half_u, 0), min(at_x + half_u, out.shape[1] - 1)
-    if first_y > last_y or first_x > last_x:
-        return
     weights_y, weights_x = np.empty(6), np.empty(6)
-    back_y, back_x = at_y - y, at_x - x
-    floor_y, floor_x = math.floor(back_y), math.floor(back_x)
-    taps(back_y - floor_y, weights_y)
-    taps(back_x - floor_x, weights_x)
+    floor_y, floor_x = math.floor(at_y - y), math.floor(at_x - x)
+    taps(at_y - y - floor_y, weights_y)
+    taps(at_x - x - floor_x, weights_x)
     sums = np.empty(spline.shape[1])
-    for i in range(first_y, last_y + 1):
-        v = i - at_y + half_v + floor_y - 2
+    for i in range(max(at_y - half_v, 0), min(at_y + half_v, out.shape[0] - 1) + 1):
+        v = i - at_y + half_v + floor_y - 2 + _PAD
         sums[:] = 0.0
         for k in range(6):
-            # the stamp is mirrored at its edge, as its coefficients were made
-            row = abs(v + k)
-            row = min(row, 2 * (spline.shape[0] - 1) - row)
             for u in range(spline.shape[1]):
-                sums[u] += weights_y[k] * spline[row, u]
+                sums[u] += weights_y[k] * spline[v + k, u]
         for j in range(first_x, last_x + 1):
-            u = j - at_x + half_u + floor_x - 2
+            u = j - at_x + half_u + floor_x - 2 + _PAD
             value = 0.0
             for k in range(6):
-                column = abs(u + k)
-                column = min(column, 2 * (spline.shape[1] - 1) - column)
-                value += weights_x[k] * sums[column]
+                value += weights_x[k] * sums[u + k]
             out[i, j] += np.float32(flux * value)
 
 
@@ -194,7 +196,7 @@ def add_reshaped_star(
     out: Image, spline: Array, x: float, y: float, flux: float, xx: float, xy: float, yy: float
 ) -> None:
     """Add a star whose PSF is stretched by the symmetric matrix (xx, xy; xy, yy)."""
-    half_v, half_u = spline.shape[0] // 2, spline.shape[1] // 2
+    half_v, half_u = spline.shape[0] // 2 - _PAD, spline.shape[1] // 2 - _PAD
     at_x, at_y = math.floor(x + 0.5), math.floor(y + 0.5)
     area = xx * yy - xy * xy
     weights_y, weights_x = np.empty(6), np.empty(6)
@@ -202,20 +204,16 @@ def add_reshaped_star(
         for j in range(max(at_x - half_u, 0), min(at_x + half_u, out.shape[1] - 1) + 1):
             u = (yy * (j - x) - xy * (i - y)) / area + half_u
             v = (xx * (i - y) - xy * (j - x)) / area + half_v
-            floor_v, floor_u = math.floor(v), math.floor(u)
-            if not (0 <= floor_v < spline.shape[0] - 1 and 0 <= floor_u < spline.shape[1] - 1):
+            if not (0.0 <= u <= 2 * half_u and 0.0 <= v <= 2 * half_v):
                 continue
+            floor_v, floor_u = math.floor(v), math.floor(u)
             taps(v - floor_v, weights_y)
             taps(u - floor_u, weights_x)
             value = 0.0
             for k in range(6):
-                row = abs(floor_v - 2 + k)
-                row = min(row, 2 * (spline.shape[0] - 1) - row)
                 line = 0.0
                 for m in range(6):
-                    column = abs(floor_u - 2 + m)
-                    column = min(column, 2 * (spline.shape[1] - 1) - column)
-                    line += weights_x[m] * spline[row, column]
+                    line += weights_x[m] * spline[floor_v - 2 + _PAD + k, floor_u - 2 + _PAD + m]
                 value += weights_y[k] * line
             out[i, j] += np.float32(flux * value / area)
 

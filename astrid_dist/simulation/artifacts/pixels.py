@@ -14,6 +14,7 @@ from astrid_dist.simulation.artifacts.base import (
     box_around,
     expose,
     log_between,
+    nearest,
     noise_of,
     pixel_index,
 )
@@ -26,9 +27,10 @@ from astrid_dist.surveys.profile import Camera
 class HotPixel:
     """A pixel with much dark current, alone or with neighbours; the dithered template has it elsewhere."""
 
-    least: float = 50.0
-    most: float = 3000.0
-    """Electrons in an exposure, even in the logarithm; warm pixels are typically 10 to 1000."""
+    least: float = 100.0
+    most: float = 5000.0
+    """Electrons in an exposure, even in the logarithm; typically 10 to 1000, of which the
+    largest show."""
     cluster_share: float = 0.15
     dither_px: float = 20.0
     """Largest offset of the template's detector from the epoch's, per axis."""
@@ -59,7 +61,7 @@ class HotPixel:
         start, twist = noise_of(key, item)
         height, width = view.shape
         for k, (right, up, part) in enumerate(pixels):
-            i, j = round(y) + up, round(x) + right
+            i, j = nearest(y) + up, nearest(x) + right
             if 0 <= i < height and 0 <= j < width:
                 expose(
                     canvas.science,
@@ -118,14 +120,14 @@ class BadColumn:
         star: Star | None = None,
     ) -> Put:
         wide = 2 if draws[0] < self.double_share else 1
-        column = slice(max(round(x), 0), max(round(x) + wide, 0))
-        below = max(round(y), 0) if draws[1] < self.from_trap_share else 0
+        column = slice(max(nearest(x), 0), max(nearest(x) + wide, 0))
+        below = max(nearest(y), 0) if draws[1] < self.from_trap_share else 0
         place = (slice(below, None), column)
         parameters = {"columns": float(wide), "from_row": float(below)}
         lost, flux = draws[2] < self.lost_share, math.nan
         if lost:
             if draws[2] < self.lost_share * self.row_share:
-                place = (slice(max(round(y), 0), max(round(y) + wide, 0)), slice(None))
+                place = (slice(max(nearest(y), 0), max(nearest(y) + wide, 0)), slice(None))
             canvas.science[place] = np.nan
             canvas.mask[place] |= np.uint16(Flag.NO_DATA | Flag.BAD)
         elif draws[2] < self.lost_share + self.faint_share:

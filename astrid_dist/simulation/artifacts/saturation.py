@@ -17,6 +17,7 @@ from astrid_dist.simulation.artifacts.base import (
     expose,
     expose_pattern,
     log_between,
+    nearest,
     needed,
     noise_of,
     pixel_index,
@@ -185,8 +186,8 @@ class SaturatedStar:
             sigma, fwhm = (view.sigma_n, view.fwhm_n) if k == 0 else (view.sigma_r, view.fwhm_r)
             noise = twist if k == 0 else ~twist
             spline = spline_of(psf)
-            pattern = np.zeros((spline.shape[0] + 2, spline.shape[1] + 2), np.float32)
-            left, top = round(star.x) - pattern.shape[1] // 2, round(star.y) - pattern.shape[0] // 2
+            pattern: Image = np.zeros(spline.shape, np.float32)
+            left, top = nearest(star.x) - pattern.shape[1] // 2, nearest(star.y) - pattern.shape[0] // 2
             add_star(pattern, spline, star.x - left, star.y - top, unit * (flux - star.flux))
             expose_pattern(image, variance, pattern, left, top, sigma**2, start, noise ^ np.uint64(1 << 62))
             core, width = 3 * fwhm, 0.4 * fwhm
@@ -243,11 +244,11 @@ def crosstalk_places(camera: Camera, x: float, y: float) -> list[tuple[float, fl
 class Crosstalk:
     """A faint copy of a bright star, plateau and bleeding too, where another amplifier was read meanwhile."""
 
-    least: float = 1e-4
+    least: float = 2e-4
     most: float = 1e-3
-    """Coefficient, even in the logarithm; typically 1e-5 to 1e-3, of which the larger half shows."""
+    """Coefficient, even in the logarithm; typically 1e-5 to 1e-3, of which the largest show."""
     negative_share: float = 0.3
-    least_excess: float = 0.3
+    least_excess: float = 1.0
     most_excess: float = 30.0
     """Of the star's peak over the full well where no star is given."""
     flagged_share: float = 0.1
@@ -272,9 +273,9 @@ class Crosstalk:
         spline = spline_of(view.psf_n)
         excess = log_between(draws[2], self.least_excess, self.most_excess)
         flux = star.flux if star else excess * well / float(view.psf_n.max())
-        reach = max(self.reach_px, spline.shape[0] // 2 + 1)
-        copy = np.zeros((2 * reach + 1, spline.shape[1] + 2), np.float32)
-        left, top = round(x) - copy.shape[1] // 2, round(y) - reach
+        reach = max(self.reach_px, spline.shape[0] // 2)
+        copy = np.zeros((2 * reach + 1, spline.shape[1]), np.float32)
+        left, top = nearest(x) - copy.shape[1] // 2, nearest(y) - reach
         add_star(copy, spline, x - left, y - top, flux)
         bleed(copy, well)
         copy *= np.float32(coefficient)

@@ -204,11 +204,12 @@ def _ghost(
     middle_x, middle_y = math.floor(x + 0.5), math.floor(y + 0.5)
     for i in range(box[0], box[1]):
         for j in range(box[2], box[3]):
-            r = math.hypot(i - y, j - x)
-            outer = 0.5 * (1 - math.tanh((r - radius) / soft))
-            inner = 0.5 * (1 + math.tanh((r - hole) / soft))
-            mean = level * outer * inner
-            if mean > 1e-6 * level:
+            r = math.sqrt((i - y) ** 2 + (j - x) ** 2)
+            # both rims are a PSF wide, rising as a smooth step
+            outer = min(max(0.5 + 0.5 * (radius - r) / soft, 0.0), 1.0)
+            inner = min(max(0.5 + 0.5 * (r - hole) / soft, 0.0), 1.0)
+            mean = level * outer * outer * (3 - 2 * outer) * inner * inner * (3 - 2 * inner)
+            if mean > 0.0:
                 index = pixel_index(i - middle_y, j - middle_x)
                 expose(image, variance, i, j, mean, sky_variance, start, twist, index)
 
@@ -290,13 +291,18 @@ def _cloud(
 ) -> None:
     """Light times T, and the noise that is missing then: of a sky as bright as ever, and of fewer photons."""
     middle_x, middle_y = math.floor(x + 0.5), math.floor(y + 0.5)
+    count = waves.shape[0]
+    now, turn = np.empty(count, np.complex128), np.empty(count, np.complex128)
     for i in range(image.shape[0]):
+        for k in range(count):
+            phase = -waves[k, 0] * x + waves[k, 1] * (i - y) + waves[k, 2]
+            now[k] = waves[k, 3] * complex(math.cos(phase), math.sin(phase))
+            turn[k] = complex(math.cos(waves[k, 0]), math.sin(waves[k, 0]))
         for j in range(image.shape[1]):
             structure = 0.0
-            for k in range(waves.shape[0]):
-                structure += waves[k, 3] * math.cos(
-                    waves[k, 0] * (j - x) + waves[k, 1] * (i - y) + waves[k, 2]
-                )
+            for k in range(count):
+                structure += now[k].real
+                now[k] *= turn[k]
             t = min(max(through * (1 + depth * structure), 0.02), 1.5)
             light = seen[i, j] + image[i, j]
             added = (t - 1.0) * light

@@ -14,6 +14,7 @@ from astrid_dist.simulation.artifacts.base import (
     add_star,
     expose_pattern,
     log_between,
+    nearest,
     needed,
     noise_of,
     psf_noise,
@@ -24,9 +25,9 @@ from astrid_dist.simulation.canvas import Canvas, Image, Star, View
 from astrid_dist.surveys.profile import Camera
 
 
-def _pattern(spline: Array, margin: int = 1) -> Image:
-    """Zeros for a star's stamp and a margin around it."""
-    return np.zeros((spline.shape[0] + 2 * margin, spline.shape[1] + 2 * margin), np.float32)
+def _pattern(spline: Array) -> Image:
+    """Zeros for a star's stamp, with the margin that its spline has."""
+    return np.zeros(spline.shape, np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def displace(canvas: Canvas, view: View, star: Star, dx: float, dy: float) -> No
     """Move a star of the epoch by less than a pixel or so."""
     spline = spline_of(view.psf_n)
     pattern = _pattern(spline)
-    left, top = round(star.x) - pattern.shape[1] // 2, round(star.y) - pattern.shape[0] // 2
+    left, top = nearest(star.x) - pattern.shape[1] // 2, nearest(star.y) - pattern.shape[0] // 2
     add_star(pattern, spline, star.x + dx - left, star.y + dy - top, star.flux)
     add_star(pattern, spline, star.x - left, star.y - top, -star.flux)
     add_pattern(canvas.science, canvas.science_variance, pattern, left, top)
@@ -81,7 +82,7 @@ def reshape(canvas: Canvas, view: View, star: Star, width: float, shear: float, 
     """
     spline = spline_of(view.psf_n)
     pattern = _pattern(spline)
-    left, top = round(star.x) - pattern.shape[1] // 2, round(star.y) - pattern.shape[0] // 2
+    left, top = nearest(star.x) - pattern.shape[1] // 2, nearest(star.y) - pattern.shape[0] // 2
     even, odd = width * math.cosh(shear / 2), width * math.sinh(shear / 2)
     xx, xy = even + odd * math.cos(2 * angle), odd * math.sin(2 * angle)
     x, y = star.x - left, star.y - top
@@ -200,7 +201,7 @@ class TemplateContamination:
         flux = snr * psf_noise(view)
         spline = spline_of(view.psf_r)
         pattern = _pattern(spline)
-        left, top = round(x) - pattern.shape[1] // 2, round(y) - pattern.shape[0] // 2
+        left, top = nearest(x) - pattern.shape[1] // 2, nearest(y) - pattern.shape[0] // 2
         add_star(pattern, spline, x - left, y - top, flux / view.flux_ratio)
         start, twist = noise_of(key, item)
         expose_pattern(

@@ -17,6 +17,7 @@ from astrid_dist.simulation.artifacts.base import (
     expose,
     expose_pattern,
     log_between,
+    nearest,
     noise_of,
     pixel_index,
     psf_noise,
@@ -132,7 +133,7 @@ class SatelliteTrail:
     """A satellite in a low orbit, which crosses any detector within an exposure."""
 
     brightest_mag: float = 5.0
-    faintest_mag: float = 12.0
+    faintest_mag: float = 16.0
     """AB, steady; constellations shine at 5 to 8, old satellites and debris fainter."""
     lowest_km: float = 350.0
     highest_km: float = 2000.0
@@ -227,7 +228,7 @@ class GlintTrain:
         # the flash at (x, y) is any of them
         at_middle = int(draws[4] * number)
         spline = spline_of(view.psf_n)
-        half = spline.shape[0] // 2 + 1
+        half = spline.shape[0] // 2
         height, width = view.shape
         start, twist = noise_of(key, item)
         total = 0.0
@@ -240,7 +241,7 @@ class GlintTrain:
             if not (-half < at_x < width + half and -half < at_y < height + half):
                 continue
             pattern = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
-            left, top = round(at_x) - half, round(at_y) - half
+            left, top = nearest(at_x) - half, nearest(at_y) - half
             add_star(pattern, spline, at_x - left, at_y - top, flux)
             expose_pattern(
                 canvas.science, canvas.science_variance, pattern, left, top, view.sigma_n**2, start, ~noise

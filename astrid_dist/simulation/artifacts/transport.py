@@ -13,6 +13,7 @@ from astrid_dist.simulation.artifacts.base import (
     add_star,
     between,
     log_between,
+    nearest,
     needed,
     spline_of,
 )
@@ -87,9 +88,9 @@ def trail_charge(
     """Defer a share of a star's charge along its column; the trail falls by e in `release_px`."""
     spline = spline_of(view.psf_n)
     room = math.ceil(10 * release_px)
-    half_v, half_u = spline.shape[0] // 2 + room, spline.shape[1] // 2 + 1
+    half_v, half_u = spline.shape[0] // 2 + room, spline.shape[1] // 2
     pattern = np.zeros((2 * half_v + 1, 2 * half_u + 1), np.float32)
-    left, top = round(star.x) - half_u, round(star.y) - half_v
+    left, top = nearest(star.x) - half_u, nearest(star.y) - half_v
     add_star(pattern, spline, star.x - left, star.y - top, star.flux)
     _defer(pattern, share, 1 - math.exp(-1 / release_px), direction)
     add_pattern(canvas.science, canvas.science_variance, pattern, left, top)

@@ -8,6 +8,8 @@ from astrid_dist.simulation.canvas import Canvas, Star, View
 from astrid_dist.surveys.profile import Camera
 
 BOX = 41
+#: A Moffat this steep is a Gaussian, of which the laws in closed form speak.
+GAUSSIAN = 200.0
 CAMERA = Camera()
 
 
@@ -27,6 +29,7 @@ def make_view(
     stars=((40.0, 40.0, 2e5),),
     fwhm_n=3.0,
     fwhm_r=3.0,
+    beta=3.5,
     sky=600.0,
     sigma_r=10.0,
     flux_ratio=1.0,
@@ -38,8 +41,8 @@ def make_view(
     sigma_n = float(np.hypot(np.sqrt(sky), camera.read_noise))
     science, template = np.zeros(shape), np.zeros(shape)
     for x, y, flux in stars:
-        science += flux * star_image(shape, x, y, fwhm_n)
-        template += flux / flux_ratio * star_image(shape, x, y, fwhm_r)
+        science += flux * star_image(shape, x, y, fwhm_n, beta=beta)
+        template += flux / flux_ratio * star_image(shape, x, y, fwhm_r, beta=beta)
     if noise:
         rng = np.random.default_rng(seed)
         science += rng.normal(0, np.sqrt(sigma_n**2 + np.maximum(science, 0)))
@@ -51,8 +54,8 @@ def make_view(
         sigma_r=sigma_r,
         flux_ratio=flux_ratio,
         sky=sky,
-        psf_n=moffat(fwhm_n, BOX),
-        psf_r=moffat(fwhm_r, BOX),
+        psf_n=moffat(fwhm_n, BOX, beta),
+        psf_r=moffat(fwhm_r, BOX, beta),
         fwhm_n=fwhm_n,
         fwhm_r=fwhm_r,
         camera=camera,
