@@ -234,7 +234,7 @@ class CoreCollapse:
             environments={"host": 0.85, "nucleus": 0.08, "empty": 0.07},
             n_draws=8,
             draw=glowing.draw,
-            span_days=(-20.0, longest),
+            span_days=(-5.0 - 5 * self.rise[1], longest),
             expected=glowing.per_deg2_year,
         )
 
@@ -264,7 +264,7 @@ CORE_COLLAPSES = (
         note="Stars stripped of helium too: a bell and a nickel tail.",
     ),
     CoreCollapse(
-        "SN Ic-BL", 0.097, (-18.12, 0.90), (2.0, 3.5), (20.0, 30.0), (9500, 5000, 16), (0.25, 60.0),
+        "SN Ic-BL", 0.0097, (-18.12, 0.90), (2.0, 3.5), (20.0, 30.0), (9500, 5000, 16), (0.25, 60.0),
         note="Stripped stars with fast ejecta, some with gamma-ray bursts: brighter and faster than Ic.",
     ),
 )  # fmt: skip

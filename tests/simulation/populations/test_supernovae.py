@@ -258,6 +258,10 @@ def test_numbers_on_the_sky_follow_the_volume(kind):
     assert faint / bright == pytest.approx(10**0.6, rel=0.06)
 
 
+def test_the_types_make_up_all_core_collapses():
+    assert sum(each.share for each in CORE_COLLAPSES) == pytest.approx(1, abs=0.01)
+
+
 def test_there_are_as_many_supernovae_as_bright_surveys_count():
     # Fremling et al. 2020, Perley et al. 2020: a few times more Ia than core collapses in a magnitude limit
     ia, *others = (events_per_year(POPULATIONS[kind], 18.5) for kind in SUPERNOVAE)
