@@ -134,10 +134,10 @@ _RISE_FLUENCE = sum((-1) ** n * c / (n + 1) for n, c in enumerate(_RISE))
 
 
 def flare(t: ArrayLike) -> Array:
-    """Added light over that at the peak; `t` since the peak in units of the width at half of it.
+    """Added light over that at the peak; `t` since the peak in units of t_1/2, the width at half of it.
 
     Template of Davenport et al. (2014), eqs. 1 and 4, over the sum of its decay at the peak (0.992), so that
-    neither side jumps there.
+    neither side jumps there. The published fits are 0.92 of their unit wide at half the peak.
     """
     x = np.asarray(t, np.float64)
     rising = np.polynomial.polynomial.polyval(np.clip(x, -1.0, 0.0), _RISE)
