@@ -1,7 +1,8 @@
-"""Decoding a whole shard of samples into one array: Zarr would copy every chunk once more.
+"""Packing and unpacking a whole shard of samples at once: Zarr would copy every chunk once or twice more.
 
 A shard of the layout of samples is cut along its first axis alone, so that its chunks lie one after the other
-in the array, and Blosc unpacks each into its place.
+in the array, and Blosc packs each from, or unpacks each into, its place. The bytes are those of the Zarr
+specification: any reader decodes them.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 #: Bytes of a checksum, and what the index says of a chunk that was not written.
 _CHECK, _EMPTY = 4, np.uint64(2**64 - 1)
+_SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
 
 def is_row_shard(metadata: dict[str, Any]) -> bool:
@@ -29,6 +31,42 @@ def is_row_shard(metadata: dict[str, Any]) -> bool:
         and checked == ["bytes", "crc32c"]
         and inner["index_location"] == "end"
     )
+
+
+def encode_shard(values: NDArray[Any], metadata: dict[str, Any]) -> bytes:
+    """The object of one shard.
+
+    Parameters
+    ----------
+    values : (rows, ...) array
+        In the array's type, C order, little-endian; rows that are missing at the end of the array are filled.
+    metadata : dict
+        The array's ``zarr.json``, of which `is_row_shard` holds.
+    """
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    inner = metadata["codecs"][0]["configuration"]
+    packing = inner["codecs"][1]["configuration"]
+    options = (
+        packing["cname"].encode(),
+        packing["clevel"],
+        _SHUFFLES[packing["shuffle"]],
+        packing["blocksize"],
+    )
+    chunk = inner["chunk_shape"][0]
+    index = np.full((shard[0] // chunk, 2), _EMPTY, "<u8")
+    parts: list[bytes] = []
+    written = 0
+    for number, start in enumerate(range(0, len(values), chunk)):
+        rows = values[start : start + chunk]
+        if len(rows) < chunk:
+            rest = np.full((chunk - len(rows), *shard[1:]), metadata["fill_value"], rows.dtype)
+            rows = np.concatenate([rows, rest])
+        packed = blosc.compress(rows, *options)
+        parts += [packed, _checksum(packed)]
+        index[number] = written, len(packed) + _CHECK
+        written += len(packed) + _CHECK
+    said = index.tobytes()
+    return b"".join([*parts, said, _checksum(said)])
 
 
 def decode_shard(body: bytes, metadata: dict[str, Any], rows: int) -> NDArray[Any] | None:
@@ -67,6 +105,11 @@ def decode_shard(body: bytes, metadata: dict[str, Any], rows: int) -> NDArray[An
 def _checked(data: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
     """Bytes without the CRC-32C at their end."""
     content, said = data[:-_CHECK], data[-_CHECK:].tobytes()
-    if google_crc32c.value(content).to_bytes(_CHECK, "little") != said:
+    if _checksum(content) != said:
         raise ValueError(f"{what} does not have its checksum")
     return content
+
+
+def _checksum(data: bytes | NDArray[np.uint8]) -> bytes:
+    value: int = google_crc32c.value(data)
+    return value.to_bytes(_CHECK, "little")

@@ -21,6 +21,7 @@ from astrid_dist.store.failures import storage_errors
 from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import product_header
+from astrid_dist.store.whole_shards import encode_shard, is_row_shard
 
 #: Variables of one task that are written at the same time.
 _REQUESTS = 4
@@ -186,12 +187,23 @@ class ProductWriter:
         where = f"writing {self._name(variable)}{[list(bound) for bound in bounds]}"
         with storage_errors(where, need_bytes=data.nbytes):
             try:
+                if array.shards and is_row_shard(metadata := array.metadata.to_dict()):
+                    self._store_rows(f"{self.group}/{variable}/c", bounds[0][0], data, metadata)
+                    return
                 array[tuple(slice(start, stop) for start, stop in bounds)] = data
             except (ValueError, RuntimeError) as error:
                 raise StorageError(
                     f"{where}: what is there cannot be decoded: {error}; `astrid verify {self.location}`"
                     " names all that is damaged"
                 ) from error
+
+    def _store_rows(self, folder: str, first: int, data: NDArray[Any], metadata: dict[str, Any]) -> None:
+        """Write shards that are cut along the first axis alone, each at once."""
+        unit = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+        for start in range(0, len(data), unit):
+            place = [folder, str((first + start) // unit), *["0"] * (data.ndim - 1)]
+            body = encode_shard(data[start : start + unit], metadata)
+            self.location.objects().put("/".join(place), body)
 
     def _array(self, variable: str, again: bool = False) -> "zarr.Array[Any]":
         if again or variable not in self._arrays:
