@@ -21,7 +21,7 @@ def bilinear(grid: Array, rows: Array, columns: Array) -> Array:
     rows : (n,) float64
         Where between the rows, in rows.
     columns : (n, t) float64
-        Where between the columns.
+        Where between the columns; NaN stays NaN.
     """
     out = np.empty_like(columns)
     for i in range(columns.shape[0]):
@@ -29,6 +29,9 @@ def bilinear(grid: Array, rows: Array, columns: Array) -> Array:
         r = min(int(row), grid.shape[0] - 2)
         v = row - r
         for j in range(columns.shape[1]):
+            if np.isnan(columns[i, j]):
+                out[i, j] = np.nan
+                continue
             column = min(max(columns[i, j], 0.0), grid.shape[1] - 1.0)
             c = min(int(column), grid.shape[1] - 2)
             u = column - c

@@ -253,6 +253,13 @@ def test_days_may_differ_from_event_to_event(kind):
 
 
 @pytest.mark.parametrize("kind", SUPERNOVAE)
+def test_a_moment_that_is_not_known_has_no_magnitude(kind):
+    light = drawn(kind, 2).magnitudes(reference_band(), np.array([0.0, np.nan]))
+    assert np.isfinite(light[:, 0]).all()
+    assert np.isnan(light[:, 1]).all()
+
+
+@pytest.mark.parametrize("kind", SUPERNOVAE)
 def test_numbers_on_the_sky_follow_the_volume(kind):
     bright, faint = (events_per_year(POPULATIONS[kind], limit) for limit in (13.0, 14.0))
     assert faint / bright == pytest.approx(10**0.6, rel=0.06)
