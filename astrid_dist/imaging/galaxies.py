@@ -21,6 +21,8 @@ _CONCENTRATION = 0.493
 _TOLERANCE = 0.06
 #: A disc's half-light radius and the PSF's add with this power: measured on exponential discs.
 _R50_POWER = 1.6
+#: Half of a galaxy's light lies within this many standard deviations of it; more is a star's wings or sky.
+_WIDEST = 2.5
 _FEWEST_STARS = 5
 _STAR_SNR = 30.0
 #: Within a star's visible wings an object is a piece of it, unless it has more than this share of its flux.
@@ -87,7 +89,8 @@ def find_galaxies(
     bad = ~np.isfinite(image) | ((mask & int(UNUSABLE)) != 0)
     data = np.ascontiguousarray(np.where(bad, 0, image), np.float32)
     noise = np.array(np.broadcast_to(np.asarray(sigma, np.float32), data.shape))
-    kernel = moffat(fwhm_px, 2 * int(np.ceil(1.2 * fwhm_px)) + 1)
+    # narrower than the PSF, it keeps pairs of stars apart that would look like galaxies
+    kernel = moffat(max(0.5 * fwhm_px, 1.2), 2 * int(np.ceil(1.2 * fwhm_px)) + 1)
     found, owner = _extract(data, noise, bad, kernel)
     x, y = found["x"], found["y"]
     circles = (sep.sum_circle(data, x, y, r * fwhm_px, err=noise, mask=bad, subpix=0) for r in (0.5, 1.0))
@@ -173,11 +176,12 @@ def _measured(
     kron = np.clip(np.nan_to_num(kron, nan=1.4), 1.4, 5.0)
     flux, _, _ = sep.sum_ellipse(data, x, y, a, b, theta, 2.5 * kron, subpix=1, **own)
     r50, _ = sep.flux_radius(data, x, y, 6 * a, 0.5, normflux=flux, subpix=5, **own)
+    sane = (flux > 0) & (r50 < _WIDEST * a)
     spread = fwhm_px / 2.3548
     a, b = (_without(size, spread, 2.0) for size in (a, b))
     r50 = _without(r50, _STAR_R50 * fwhm_px, _R50_POWER)
     order = np.argsort(-flux, kind="stable")
-    order = order[flux[order] > 0]
+    order = order[sane[order]]
     return Galaxies(*(column[order] for column in (x, y, flux, a, b, theta, r50)))
 
 

@@ -9,13 +9,12 @@ from scipy import ndimage, special
 
 from astrid_dist.errors import InputError
 from astrid_dist.imaging.galaxies import Galaxies
-from astrid_dist.simulation.populations.base import ENVIRONMENTS
+from astrid_dist.taxonomy import ENVIRONMENTS
+from astrid_dist.taxonomy import REASONS as REASONS
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int8]
 
-#: Why a source has no place; a code is a position in this tuple, 0 for one that has.
-REASONS = ("", "no site", "outside", "masked", "saturated")
 #: Uniform numbers that one place takes.
 DRAWS = 3
 #: A nucleus and a star are hit within this, FWHM.
@@ -82,7 +81,7 @@ class Places:
     host: NDArray[np.int64]
     """Number of the galaxy (`host`, `nucleus`) or star (`star`, `near star`), else -1."""
     reason: Codes
-    """Positions in `REASONS`."""
+    """Positions in `astrid_dist.taxonomy.REASONS`; 0 has a place."""
 
     @property
     def ok(self) -> NDArray[np.bool_]:

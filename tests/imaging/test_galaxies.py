@@ -1,5 +1,7 @@
 """Galaxies of a template: found where they are, as large as they are, and no star among them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -9,7 +11,9 @@ from astrid_dist.flags import Flag
 from astrid_dist.imaging.background import evaluate, measure_background
 from astrid_dist.imaging.galaxies import find_galaxies
 from astrid_dist.imaging.stars import estimate_fwhm, measure_stars
+from astrid_dist.simulation.mock import build_scene, mean_image
 from astrid_dist.simulation.render import MoffatPsf, convolve, paint_galaxy, paint_points
+from astrid_dist.simulation.survey import DEMO, conditions
 
 SIDE, FWHM, SIGMA = 512, 3.5, 10.0
 RNG = np.random.default_rng(11)
@@ -70,6 +74,24 @@ def test_their_light_and_shape_are_measured_without_the_psf(scene):
     assert np.median(np.abs(found.b[same] / found.a[same] - ratio[k])) < 0.12
     turned = np.abs((found.theta[same] - angle[k] + np.pi / 2) % np.pi - np.pi / 2)
     assert np.median(turned[elongated]) < 0.1
+
+
+def test_pairs_of_stars_are_seldom_taken_for_galaxies():
+    """A field as dense as 450 stars with r < 21.5 per megapixel, to magnitude 24."""
+    survey = replace(DEMO, seed=2)
+    sky = build_scene(survey, 0)
+    state = conditions(survey, 0, "r", 0)
+    image = mean_image(survey, sky, 0, "r", 0) - state.sky
+    sigma = np.sqrt(state.sky + survey.read_noise**2) / 2  # four epochs
+    image += RNG.normal(0, 1, image.shape) * np.sqrt(np.maximum(image, 0) / 4 + sigma**2)
+    image, mask = image.astype(np.float32), np.zeros(image.shape, np.uint16)
+    stars = measure_stars(image, np.full_like(image, sigma**2), mask, state.psf.fwhm_px)
+    point = np.column_stack([stars.x, stars.y])[stars.flags == 0]
+    found = find_galaxies(image, float(sigma), mask, state.psf.fwhm_px, point)
+    true = cKDTree(np.column_stack([sky.galaxies.x, sky.galaxies.y]))
+    distance, _ = true.query(np.column_stack([found.x, found.y]))
+    assert len(found) > 8
+    assert np.mean(distance < 1.5) > 0.75
 
 
 def test_masked_and_missing_pixels_hold_no_galaxy(scene):

@@ -7,8 +7,8 @@ from scipy import stats
 from astrid_dist.errors import InputError
 from astrid_dist.imaging.galaxies import Galaxies
 from astrid_dist.simulation.philox import stream, uniforms
-from astrid_dist.simulation.placement import DRAWS, REASONS, Sites, place
-from astrid_dist.simulation.populations.base import ENVIRONMENTS
+from astrid_dist.simulation.placement import DRAWS, Sites, place
+from astrid_dist.taxonomy import ENVIRONMENTS, REASONS
 
 SIDE, FWHM, N = 400, 3.0, 20_000
 CODE = {name: code for code, name in enumerate(ENVIRONMENTS)}
