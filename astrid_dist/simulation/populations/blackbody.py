@@ -81,10 +81,10 @@ class Glows:
     def magnitudes(self, band: Band, days: Array) -> Array:
         """(n, t) AB magnitudes in any band; see `Events`."""
         z = self.parameters["z"]
-        flux, temperature = self.curve(np.atleast_2d(days) / (1 + z[:, None]))
         level = distance_modulus(z) + self.parameters["absolute_mag"]
         level += self.parameters["excess"] * extinction(band, z, self.spectrum.r_v)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # darkness, and days that are not known
+            flux, temperature = self.curve(np.atleast_2d(days) / (1 + z[:, None]))
             fading = -2.5 * np.log10(flux)
         return np.asarray(level[:, None] + fading + self.spectrum.colour(band, z, temperature))
 
