@@ -196,6 +196,18 @@ def test_kinds_with_a_direction_are_never_turned_and_sharp_ones_move_by_whole_pi
     same(Turn()(unknown, KEY, np.arange(16)), unknown)
 
 
+def test_where_an_object_lies_does_not_tell_its_kind():
+    n = 4000
+    within = np.random.default_rng(1).uniform(-0.5, 0.5, (n, 1)).astype(np.float32)
+    spread = []
+    for kind in ("SN Ia", "cosmic-ray track"):
+        batch = batch_of(np.zeros((n, 1, 1, 9, 9)), kind=kind, planes=("difference",)).having(offset_x=within)
+        spread.append(np.sort(Jitter()(batch, KEY, np.arange(n)).offset_x[:, 0]))
+    assert np.abs(spread[0] - spread[1]).max() < 0.1
+    assert np.abs(spread[0] - spread[1]).mean() < 0.02
+    assert spread[1].std() == pytest.approx(np.sqrt(2 / 12), rel=0.03)
+
+
 def test_parts_of_a_pixel_leave_white_noise_white():
     after = Jitter()(noisy(300), KEY, np.arange(300))
     assert np.abs(after.offset_x).max() > 0.45

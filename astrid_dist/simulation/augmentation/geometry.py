@@ -48,7 +48,9 @@ class Jitter(Transform):
     """Moved by a part of a pixel, the same in every plane, and by whole pixels.
 
     What comes from outside is NaN: cut stamps larger than needed, and `crop` afterwards. Kinds that no PSF
-    has blurred (`SHARP`) move by whole pixels alone.
+    has blurred (`SHARP`) move by whole pixels alone: by one towards the other side, with a probability of
+    their offset within the pixel. So places that fill a pixel evenly are spread by half a pixel just as all
+    others are, and where the object lies does not tell what it is.
     """
 
     px: Annotated[float, Field(ge=0, le=0.5, description="largest part of a pixel, either way")] = 0.5
@@ -58,7 +60,10 @@ class Jitter(Transform):
         if 2 * self.whole >= min(batch.shape):
             raise InputError(f"jitter: whole is {self.whole} px, more than half of a stamp of {batch.shape}")
         draws = by_sample(key, items, 4)
-        part = np.where(is_one_of(batch.kind, SHARP), 0.0, (2 * draws[:2] - 1) * self.px)
+        offset = np.nan_to_num(np.stack([batch.offset_x[:, 0], batch.offset_y[:, 0]]))
+        within = offset - np.rint(offset)
+        step = np.where(draws[:2] < np.abs(within) * 2 * self.px, -np.sign(within), 0.0)
+        part = np.where(is_one_of(batch.kind, SHARP), step, (2 * draws[:2] - 1) * self.px)
         dx, dy = part + np.floor(draws[2:] * (2 * self.whole + 1)) - self.whole
         pixels = batch.pixels.reshape(len(batch), -1, *batch.shape)
         return batch.having(
