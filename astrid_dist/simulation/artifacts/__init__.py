@@ -5,9 +5,10 @@ from types import MappingProxyType
 
 from astrid_dist.simulation.artifacts import (
     cosmic_rays,
+    light,
     pixels,
+    response,
     saturation,
-    smooth,
     stars,
     trails,
     transport,
@@ -16,7 +17,7 @@ from astrid_dist.simulation.artifacts.base import Artifact, Put
 
 __all__ = ["ARTIFACTS", "Artifact", "Put"]
 
-_FILES = (cosmic_rays, stars, saturation, trails, pixels, smooth, transport)
+_FILES = (cosmic_rays, stars, saturation, trails, pixels, response, light, transport)
 
 #: Every artifact by kind, in the order of the catalogue. Other amplitudes: `dataclasses.replace` its `put`.
 ARTIFACTS: Mapping[str, Artifact] = MappingProxyType(

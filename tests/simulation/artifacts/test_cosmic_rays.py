@@ -62,10 +62,8 @@ def test_tracks_keep_their_charge_and_are_sharper_than_the_psf():
         inside += 1
         assert canvas.science.sum() == pytest.approx(put.flux, rel=1e-4)
         np.testing.assert_allclose(canvas.science_variance, canvas.science, atol=1)
-        assert (
-            canvas.science.max()
-            > (2 if put.parameters["length_px"] < 1.5 else 0) * put.flux * view.psf_n.max()
-        )
+        if put.parameters["length_px"] < 1:
+            assert canvas.science.max() > 2 * put.flux * view.psf_n.max()
         angle = put.parameters["angle_rad"]
         v, u = np.mgrid[:81, :81] - 40
         across = v * math.cos(angle) - u * math.sin(angle)
@@ -133,7 +131,8 @@ def test_real_muons_lose_as_much_charge_and_are_as_wide(realdata):
             Track()(canvas, view, x, y, draws, KEY, item)
             near = np.roll(signal, 60, axis=1)[flagged]
             ours.append(straight(rows, columns, canvas.science[flagged] + near, noise)[2])
-        assert 0.9 * min(ours) < width < 1.15 * max(ours)
+        # two tracks: each within a fifth of the range of ours, where stars are 1.6 to 2.4 px wide
+        assert 0.8 * min(ours) < width < 1.2 * max(ours) < 0.8
         found += 1
     if not found:
         pytest.skip(f"no flagged cosmic rays in {folder}")
