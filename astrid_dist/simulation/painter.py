@@ -25,29 +25,39 @@ MANY = 10.0
 
 
 @compiled
-def photons(start: np.uint64, twist: np.uint64, index: int, mean: float) -> float:
-    """Number of electrons from a Poisson distribution of a positive mean; other parameters as `normal_at`.
+def _shot_noise(light: Float32, start: np.uint64, twist: np.uint64, first: int, work: Float64) -> None:
+    """Puts in place of mean numbers of electrons (u,) ones from their Poisson distributions.
 
     By inversion if few; if many from a Gaussian number, with the mean, the variance and nearly the skewness
-    of Poisson (after Cornish & Fisher 1938), but not whole.
+    of Poisson (after Cornish & Fisher 1938), but not whole. Pixels without light stay. All pixels of a row
+    are inverted together, without a branch: `work` (5, u or more) is scratch space.
     """
-    if mean < MANY:
-        left = uniform_at(start, twist, index)
-        return 0.0 if left < 1.0 - mean else _count(left, mean)  # exp(-mean) is larger still
-    z = normal_at(start, twist, index)
-    return mean + math.sqrt(mean - 1.0 / 18.0) * z + (z * z - 1.0) * (1.0 / 6.0)
-
-
-@compiled
-def _count(left: float, mean: float) -> float:
-    """Electrons at which the Poisson distribution of `mean` reaches `left`."""
-    chance = math.exp(-mean)
-    count = 0
-    while left > chance and count < 100:
-        left -= chance
-        count += 1
-        chance *= mean / count
-    return float(count)
+    mean, left, chance, within, count = work[0], work[1], work[2], work[3], work[4]
+    for u in range(light.size):
+        mean[u] = float(light[u]) if 0.0 < light[u] < MANY else 0.0
+        left[u] = uniform_at(start, twist, first + u)
+        # exp(-mean) to 1e-9
+        part = mean[u] * (1.0 / 1024.0)
+        none = 1.0 - part * (1.0 - part * (0.5 - part * (1.0 / 6.0 - part * (1.0 / 24.0))))
+        for _ in range(10):
+            none *= none
+        chance[u], within[u], count[u] = none, none, 0.0
+    for k in range(1, 100):
+        unsettled = 0
+        for u in range(light.size):
+            above = left[u] > within[u]
+            unsettled += above
+            count[u] += above
+            chance[u] *= mean[u] * (1.0 / k)
+            within[u] += chance[u]
+        if unsettled == 0:
+            break
+    for u in range(light.size):
+        if light[u] >= MANY:
+            z, many = normal_at(start, twist, first + u), float(light[u])
+            light[u] = np.float32(many + math.sqrt(many - 1.0 / 18.0) * z + (z * z - 1.0) * (1.0 / 6.0))
+        elif light[u] > 0.0:
+            light[u] = np.float32(count[u])
 
 
 @compiled
@@ -71,6 +81,7 @@ def deposit(
     first_v, last_v = max(0, -top), min(height, image.shape[0] - top)
     first_u, last_u = max(0, -left), min(width, image.shape[1] - left)
     factor, none = np.float32(scale), np.float32(0)
+    work = np.empty((5, width))
     for v in range(first_v, last_v):
         seen = light[v, first_u:last_u]
         for u in range(seen.size):
@@ -80,10 +91,7 @@ def deposit(
             for u in range(seen.size):
                 above[u] += max(seen[u], none)
         if noisy and scale > 0.0:
-            first = v * width + first_u
-            for u in range(seen.size):
-                if seen[u] > none:
-                    seen[u] = np.float32(photons(start, twist, first + u, float(seen[u])))
+            _shot_noise(seen, start, twist, v * width + first_u, work)
         row = image[top + v, left + first_u : left + last_u]
         for u in range(seen.size):
             row[u] += seen[u]
@@ -105,6 +113,7 @@ def _points(
     image: Float32,
     variance: Float32,
     window: Int64,
+    order: Int64,
     x: Float64,
     y: Float64,
     flux: Float64,
@@ -117,12 +126,12 @@ def _points(
     key: np.uint64,
     items: Int64,
 ) -> None:
-    """`paint_points` on a stack (n, y, x)."""
+    """`paint_points` on a stack (n, y, x), sources in the `order` given."""
     steps, half = phases.shape[1] - 1, side // 2
     light = np.empty((side, side), dtype=np.float32)
     pixels = light.reshape(side * side)
     start, twist = np.uint64(0), np.uint64(0)
-    for i in range(len(x)):
+    for i in order:
         if flux[i] == 0.0 or not (
             -half - 1 < x[i] < image.shape[2] + half and -half - 1 < y[i] < image.shape[1] + half
         ):
@@ -184,7 +193,8 @@ def paint_points(
     bank : PsfBank
         What one electron looks like.
     key : uint64, optional
-        Of `philox.stream`; without it there is no shot noise. See `photons`.
+        Of `philox.stream`; without it there is no shot noise. Where a pixel has fewer than `MANY` electrons,
+        their number is whole.
     items : (n,) integers
         Which sources these are, for the noise; needed with `key`.
     window : (n,) integers, optional
@@ -206,6 +216,7 @@ def paint_points(
         canvas,
         noise_plane,
         where,
+        np.lexsort((xs, np.rint(ys), where)),  # neighbours in memory follow each other; sums have one order
         xs,
         ys,
         electrons,
