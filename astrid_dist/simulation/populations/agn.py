@@ -6,6 +6,7 @@ AB). The reference moment is arbitrary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +148,7 @@ def _brighter(z: Array, limit_mag: float, index: Array | float) -> Array:
     return np.asarray(np.interp(faintest - _knee(z), _FROM_KNEE, _BRIGHTER))
 
 
+@lru_cache(maxsize=64)
 def _by_redshift(limit_mag: float) -> tuple[Array, Array]:
     """Redshifts, and nuclei per square degree and unit of redshift."""
     z = np.linspace(*Z_RANGE, 400)

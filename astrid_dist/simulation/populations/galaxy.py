@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -116,7 +116,7 @@ class Sightline:
         self, per_kpc3: float, limit_mag: float, absolute: Callable[[Array, Array], Array]
     ) -> float:
         """Stars (or events) that peak above a limit, from their density at the Sun."""
-        return per_kpc3 * float(self._weights(limit_mag, absolute).mean())
+        return per_kpc3 * float(_weights(self, limit_mag, absolute).mean())
 
     def draw(self, u: Array, limit_mag: float, absolute: Callable[[Array, Array], Array], kind: str) -> Seen:
         """Stars that peak above a limit: bright ones from farther, so that they are more of the seen.
@@ -137,7 +137,7 @@ class Sightline:
         ConfigError
             None can be that bright.
         """
-        weights = self._weights(limit_mag, absolute)
+        weights = _weights(self, limit_mag, absolute)
         if not weights.any():
             raise ConfigError(f"no {kind} peaks above {limit_mag:g} mag: give a fainter limit")
         q1, row = quantiles.cells(u[:, 0], weights.sum(axis=1)[None], np.zeros(len(u), np.int64))
@@ -151,7 +151,10 @@ class Sightline:
         peak = brightest + 5 * np.log10(distance * 100) + dimming(R_WAVELENGTH) * extinction
         return Seen(q1, q2, distance, extinction, peak)
 
-    def _weights(self, limit_mag: float, absolute: Callable[[Array, Array], Array]) -> Array:
-        middle = (np.arange(_CELLS) + 0.5) / _CELLS
-        q1, q2 = np.meshgrid(middle, middle, indexing="ij")
-        return self.volume(limit_mag - absolute(q1, q2))
+
+@lru_cache(maxsize=256)
+def _weights(sky: Sightline, limit_mag: float, absolute: Callable[[Array, Array], Array]) -> Array:
+    """(q1, q2) volume in which stars of those quantiles are seen; kept, since most draws are of few stars."""
+    middle = (np.arange(_CELLS) + 0.5) / _CELLS
+    q1, q2 = np.meshgrid(middle, middle, indexing="ij")
+    return sky.volume(limit_mag - absolute(q1, q2))

@@ -278,7 +278,7 @@ DWARF_NOVA = Population(
 
 
 def m_dwarf_flare(exposure_s: float = 30.0) -> Population:
-    """Flares whose light is averaged over exposures of so many seconds."""
+    """Flares whose light is averaged over exposures of so many seconds; ``peak_mag`` is of the moment."""
     return Population(
         kind="M-dwarf flare",
         description="Minutes to hours of 10 000 K light on a star of 3000 K: strongest in u (Davenport et "

@@ -120,6 +120,18 @@ def test_exposures_back_to_back_hold_all_the_light_of_a_flare(exposure_s):
     assert (flux.max(axis=1)[short] < 0.8).all()
 
 
+def test_an_exposure_holds_the_light_that_falls_into_it_and_no_other():
+    events = drawn(stellar.m_dwarf_flare(120.0), n=20)
+    p = events.parameters
+    for middle_min in (-1.3, 0.0, 0.4, 7.0):
+        flux = 10 ** (-0.4 * (events.magnitudes(R, np.array([middle_min / 1440]))[:, 0] - p["peak_mag"]))
+        for measured, width in zip(flux, p["half_width_min"], strict=True):
+            t = np.linspace(middle_min - 1, middle_min + 1, 20_001) / width
+            assert measured == pytest.approx(np.trapezoid(stellar.flare(t), t) / (t[-1] - t[0]), abs=2e-4)
+    # before it begins and long after there is no light, and no rounding that looks like some
+    assert np.isinf(events.magnitudes(R, np.array([-1.0, 10.0]))).all()
+
+
 def test_flares_are_blue_last_minutes_and_follow_the_power_law_of_energies():
     events = drawn(stellar.M_DWARF_FLARE, 23.0)
     p = events.parameters
