@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from astrid_dist.errors import InputError
-from astrid_dist.imaging.psf import legendre_weights, moffat, moffat_at, n_terms
+from astrid_dist.imaging.psf import legendre_weights, moffat, moffat_at, n_terms, profiles
 from astrid_dist.simulation.painter import MANY, paint_points
 from astrid_dist.simulation.philox import stream
 from astrid_dist.simulation.psf_bank import PsfBank
@@ -101,6 +101,24 @@ def test_every_source_has_the_psf_of_its_own_place():
         np.testing.assert_array_equal(one, image[b - 20 : b + 21, a - 20 : a + 21])
 
 
+def test_a_stored_psf_is_painted_as_the_photometry_evaluates_it():
+    """Order 2, two samples to a pixel, at any place and phase."""
+    order, shape, side = 2, (300, 500), 81
+    terms = np.zeros((n_terms(order), side, side), np.float32)
+    terms[0] = moffat(2.6, 41, oversampling=2)
+    terms[2] = 0.5 * (moffat(3.0, 41, oversampling=2) - terms[0])
+    terms[5] = 0.3 * (moffat(2.6, 41, oversampling=2, shear=(0.0, 0.1)) - terms[0])
+    bank = PsfBank.of_terms(terms, order, 2, shape)
+    assert list(bank.chosen) == [0, 2, 5]
+    x, y = np.random.default_rng(4).uniform([[25], [25]], [[475], [275]], (2, 40))
+    wanted = profiles(terms, order, 2, x, y, shape)[0]
+    stack = empty(40, 41, 41)
+    off = 20 - np.rint([x, y])
+    paint_points(stack, None, x + off[0], y + off[1], 1.0, bank, place=(x, y))
+    peaks = wanted.max(axis=(1, 2), keepdims=True)
+    assert (np.abs(stack - wanted / wanted.sum(axis=(1, 2), keepdims=True)) / peaks).max() < 1.5e-3
+
+
 def test_shot_noise_is_that_of_the_electrons_and_its_variance_plane_says_so():
     flux = np.repeat([40.0, 2e3, 1e5], 4000)
     n = len(flux)
@@ -164,6 +182,8 @@ def test_a_source_is_the_same_alone_among_others_in_any_order_and_in_a_window():
     np.testing.assert_array_equal(shuffled, stack[order])
     frame, noise = painted((56, 56), x, y, flux, key=KEY, items=items)
     np.testing.assert_allclose(frame, stack.sum(axis=0), rtol=1e-5, atol=1e-2)
+    again, _ = painted((56, 56), x[order], y[order], flux[order], key=KEY, items=order)
+    np.testing.assert_array_equal(again, frame)
     np.testing.assert_allclose(noise, plane.sum(axis=0), rtol=1e-5, atol=1e-4)
     given_windows = empty(2, 56, 56)
     paint_points(
