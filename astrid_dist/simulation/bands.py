@@ -74,6 +74,7 @@ def band_of(profile: Profile | str, name: str) -> Band:
     return _band(survey.name, name, survey.filters[name])
 
 
+@lru_cache(maxsize=16)
 def reference_band(name: str = "r") -> Band:
     """Band of SDSS in which populations state luminosities and the faintest peak of interest."""
     return band_of("generic", name)

@@ -11,6 +11,7 @@ from astrid_dist.simulation.populations.base import Events, Population
 from astrid_dist.stages.synthetic.draw import Samples
 from astrid_dist.stages.synthetic.host import Host
 from astrid_dist.surveys.profile import profile_names
+from astrid_dist.taxonomy import KINDS
 
 Array = NDArray[np.float64]
 
@@ -43,18 +44,21 @@ def events_of(population: Population, host: Host, draws: Array) -> Events:
 def changes(
     population: Population, hosts: Sequence[Host], visit: int, drawn: Samples, chosen: NDArray[np.int64],
     negative: NDArray[np.bool_],
-) -> tuple[Events, Array]:  # fmt: skip
+) -> tuple[Events | None, Array]:  # fmt: skip
     """Events of samples, and their change of flux in a visit in units of that in the visit of their stratum.
 
     Returns
     -------
     Events
-        n of them.
+        n of them; None in a single visit of what neither moves nor spreads: nothing is to be known of them.
     (n,) float64
         Signed: the visit of the stratum has 1 or, where it is `negative`, -1.
     """
-    events = events_of(population, hosts[0], drawn.of_kind[chosen])
     sign = np.where(negative, -1.0, 1.0)
+    moves = KINDS[population.kind] == "moving"
+    if len(hosts) == 1 and not moves:
+        return None, sign
+    events = events_of(population, hosts[0], drawn.of_kind[chosen])
     if len(hosts) == 1:
         return events, sign
     mjd = np.array([float(host.pair.row["mjd"]) for host in hosts])
@@ -88,12 +92,13 @@ def changes(
 
 
 def motions(
-    events: Events, hosts: Sequence[Host], visit: int, drawn: Samples, chosen: NDArray[np.int64]
+    events: Events | None, hosts: Sequence[Host], visit: int, drawn: Samples, chosen: NDArray[np.int64]
 ) -> tuple[Array, Array]:
     """How far sources have moved since the visit of their stratum, pixels along x and y."""
+    still = np.zeros(len(chosen))
+    if events is None or len(hosts) == 1:
+        return still, still
     east, north = events.motion()
-    if len(hosts) == 1 or not (east.any() or north.any()):
-        return np.zeros(len(chosen)), np.zeros(len(chosen))
     mjd = np.array([float(host.pair.row["mjd"]) for host in hosts])
     hours = 24 * (mjd[visit] - mjd[drawn.visit[chosen]])
     scale = hosts[visit].pair.pixel_scale_arcsec

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.simulation.artifacts import ARTIFACTS
-from astrid_dist.simulation.canvas import Canvas, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, Star, View
 from astrid_dist.simulation.painter import paint_points
 from astrid_dist.simulation.philox import stream
 from astrid_dist.simulation.populations import POPULATIONS
+from astrid_dist.simulation.populations.base import Events
+from astrid_dist.simulation.psf_bank import PsfBank
 from astrid_dist.simulation.trails import paint_comae, paint_trails
 from astrid_dist.stages.synthetic.draw import Samples
 from astrid_dist.stages.synthetic.host import WINDOW, Host
@@ -81,80 +82,123 @@ def put_samples(hosts: Sequence[Host], visit: int, drawn: Samples) -> Put:
 def _put_population(
     hosts: Sequence[Host], visit: int, drawn: Samples, kind: str, chosen: NDArray[np.int64], made: Put
 ) -> None:
+    """Put the sources of one kind; what a star loses is taken from it, what else fades is in the template."""
     host, population = hosts[visit], POPULATIONS[kind]
     low, high = np.array([drawn.strata[i].snr for i in chosen]).T
     snr = low * (high / low) ** drawn.own[chosen, 3]
     negative = np.array([drawn.strata[i].negative for i in chosen])
-    own = drawn.visit[chosen]
-    variance = np.array([_variance(hosts[v], drawn, i) for v, i in zip(own, chosen, strict=True)])
-    at_its_best = np.array(
-        [hosts[v].flux_of_snr(snr[k : k + 1], variance[k : k + 1])[0] for k, v in enumerate(own)]
-    )
-    lost = ~np.isfinite(at_its_best)
-    made.reason[chosen[lost]] = REASONS.index("masked")
     events, share = changes(population, hosts, visit, drawn, chosen, negative)
-    flux = np.where(lost, 0.0, at_its_best * share)
+    sources = Sources(drawn.items[chosen], chosen, events)
+    best = np.zeros(len(chosen))
+    for v, one in enumerate(hosts):
+        own = np.flatnonzero(drawn.visit[chosen] == v)
+        best[own] = one.flux_of_snr(snr[own], _variance(one, drawn, chosen[own]))
+        best[own] /= _seen(one, drawn, sources.some(own), drawn.x[chosen[own]], drawn.y[chosen[own]])
+    lost = ~np.isfinite(best)
+    made.reason[chosen[lost]] = REASONS.index("masked")
+    flux = np.where(lost, 0.0, best * share)
     dx, dy = motions(events, hosts, visit, drawn, chosen)
     made.x[chosen] += dx
     made.y[chosen] += dy
     on_star = drawn.star[chosen] >= 0
-    light = np.array(
-        [host.stars[k].flux / host.recipe.flux_ratio if k >= 0 else 0.0 for k in drawn.star[chosen]]
-    )
-    too_much = on_star & (flux < -light)
+    light = np.array([host.stars[k].flux if k >= 0 else 0.0 for k in drawn.star[chosen]])
+    too_much = on_star & (flux < -light / host.recipe.flux_ratio)
     made.reason[chosen[too_much]] = REASONS.index("no flux")
     flux[too_much] = 0.0
     made.flux[chosen] = flux
-    here = np.array([_variance(host, drawn, i) for i in chosen])
-    sigma = np.sqrt(here + np.abs(flux) * host.noise_per_flux)
-    made.snr[chosen] = flux / sigma
-    # Where there is a star, it is the star that fades; elsewhere something is missing that the template has.
+    seen = flux * _seen(host, drawn, sources, made.x[chosen], made.y[chosen])
+    made.snr[chosen] = seen / np.sqrt(_variance(host, drawn, chosen) + np.abs(seen) * host.noise_per_flux)
     missing = (flux < 0) & ~on_star
-    _paint(host, drawn, chosen[~missing], flux[~missing], events, np.flatnonzero(~missing), made, False)
-    _paint(host, drawn, chosen[missing], -flux[missing], events, np.flatnonzero(missing), made, True)
+    for in_template, which in ((False, np.flatnonzero(~missing)), (True, np.flatnonzero(missing))):
+        if which.size:
+            _add(host, drawn, sources.some(which), np.abs(flux[which]) if in_template else flux[which], made,
+                 in_template)  # fmt: skip
 
 
-def _paint(
-    host: Host, drawn: Samples, chosen: NDArray[np.int64], flux: Array, events: Any, which: NDArray[np.int64],
-    made: Put, in_template: bool,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class Sources:
+    """Some samples of one kind of population."""
+
+    items: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    events: Events | None
+    which: NDArray[np.int64] | None = None
+    """Which of the events they are; None: all."""
+
+    def some(self, chosen: NDArray[np.int64]) -> "Sources":
+        """Some of them."""
+        which = chosen if self.which is None else self.which[chosen]
+        return Sources(self.items[chosen], self.samples[chosen], self.events, which)
+
+    def parameter(self, name: str) -> Array:
+        """A parameter of their events."""
+        assert self.events is not None
+        values = self.events.parameters[name]
+        return values if self.which is None else values[self.which]
+
+
+def _seen(host: Host, drawn: Samples, sources: Sources, x: Array, y: Array) -> Array:
+    """Part of each source's light that a filter for point sources sees: below 1 for trails and comae."""
+    if sources.events is None or not len(sources.items):
+        return np.ones(len(sources.items))
+    pattern = np.zeros((len(sources.items), WINDOW, WINDOW), np.float32)
+    point = np.zeros_like(pattern)
+    flux = np.ones(len(sources.items))
+    at = _window_place(drawn, sources, x, y)
+    _paint(host, sources, pattern, None, *at, flux, host.banks[0], None)
+    paint_points(point, None, *at, flux, host.banks[0])
+    whole = np.sum(point * point, axis=(1, 2))
+    return np.asarray(np.sum(pattern * point, axis=(1, 2)) / np.where(whole > 0, whole, 1), np.float64)
+
+
+def _window_place(drawn: Samples, sources: Sources, x: Array, y: Array) -> tuple[Array, Array]:
+    half = WINDOW // 2
+    return x - drawn.column[sources.samples] + half, y - drawn.row[sources.samples] + half
+
+
+def _add(host: Host, drawn: Samples, sources: Sources, flux: Array, made: Put, in_template: bool) -> None:
     """Paint sources of a kind into epoch or template; flux in electrons of the reference."""
-    if not chosen.size:
-        return
-    bank = host.banks[1 if in_template else 0]
+    image = np.zeros((len(flux), WINDOW, WINDOW), np.float32)
+    variance = np.zeros_like(image)
+    shift = (0.0, 0.0) if in_template else host.recipe.shift
+    x, y = made.x[sources.samples] + shift[0], made.y[sources.samples] + shift[1]
+    at = _window_place(drawn, sources, x, y)
     # A reference of n epochs has the shot noise of n times the light.
     depth = n_effective(host) if in_template else 1.0
     scale = depth if in_template else host.recipe.flux_ratio
-    shift = (0.0, 0.0) if in_template else host.recipe.shift
-    image = np.zeros((len(chosen), WINDOW, WINDOW), np.float32)
-    variance = np.zeros_like(image)
-    half = WINDOW // 2
-    x = made.x[chosen] + shift[0] - drawn.column[chosen] + half
-    y = made.y[chosen] + shift[1] - drawn.row[chosen] + half
-    key = stream(int(drawn.key), "shot noise of the template" if in_template else "shot noise")
-    items = drawn.items[chosen]
-    motion = events.motion()
-    length = np.hypot(*motion)[which] * float(host.pair.row["exptime"]) / 3600 / host.pair.pixel_scale_arcsec
-    if "coma_radius_arcsec" in events.parameters:
-        known = {name: values[which] for name, values in events.parameters.items()}
-        scale_px = 1 / host.pair.pixel_scale_arcsec
-        paint_comae(
-            image, variance, x, y, flux * scale, known["coma_radius_arcsec"] * scale_px,
-            known["nucleus_fraction"], bank, tail=known["tail_fraction"],
-            tail_px=known["tail_length_arcsec"] * scale_px,
-            tail_angle_rad=np.deg2rad(known["tail_angle_deg"]), key=key, items=items,
-        )  # fmt: skip
-    elif np.any(length > 0.05):
-        angle = np.arctan2(motion[1], -motion[0])[which]
-        paint_trails(image, variance, x, y, flux * scale, length, angle, bank, key=key, items=items)
-    else:
-        paint_points(image, variance, x, y, flux * scale, bank, key=key, items=items)
+    stage = "shot noise of the template" if in_template else "shot noise"
+    bank, key = host.banks[int(in_template)], stream(int(drawn.key), stage)
+    _paint(host, sources, image, variance, *at, flux * scale, bank, key)
+    canvas, chosen = made.canvas, sources.samples
     if in_template:
-        made.canvas.template[chosen] += image / np.float32(depth)
-        made.canvas.template_variance[chosen] += variance / np.float32(depth**2)
+        canvas.template[chosen] += image / np.float32(depth)
+        canvas.template_variance[chosen] += variance / np.float32(depth**2)
     else:
-        made.canvas.science[chosen] += image
-        made.canvas.science_variance[chosen] += variance
+        canvas.science[chosen] += image
+        canvas.science_variance[chosen] += variance
+
+
+def _paint(
+    host: Host, sources: Sources, image: Image, variance: Image | None, x: Array, y: Array, flux: Array,
+    bank: PsfBank, key: np.uint64 | None,
+) -> None:  # fmt: skip
+    """Paint sources, each into its own window, as points, trails or comets; flux in the image's electrons."""
+    items = None if key is None else sources.items
+    if sources.events is None:
+        paint_points(image, variance, x, y, flux, bank, key=key, items=items)
+        return
+    per_px = 1 / host.pair.pixel_scale_arcsec
+    if "coma_radius_arcsec" in sources.events.parameters:
+        paint_comae(
+            image, variance, x, y, flux, sources.parameter("coma_radius_arcsec") * per_px,
+            sources.parameter("nucleus_fraction"), bank, tail=sources.parameter("tail_fraction"),
+            tail_px=sources.parameter("tail_length_arcsec") * per_px,
+            tail_angle_rad=np.deg2rad(sources.parameter("tail_angle_deg")), key=key, items=items,
+        )  # fmt: skip
+        return
+    east, north = (rate if sources.which is None else rate[sources.which] for rate in sources.events.motion())
+    length = np.hypot(east, north) * float(host.pair.row["exptime"]) / 3600 * per_px
+    paint_trails(image, variance, x, y, flux, length, np.arctan2(north, -east), bank, key=key, items=items)
 
 
 def n_effective(host: Host) -> float:
@@ -163,8 +207,10 @@ def n_effective(host: Host) -> float:
     return max(1.0, float(weights.sum() ** 2 / np.square(weights).sum()))
 
 
-def _variance(host: Host, drawn: Samples, i: int) -> float:
-    return float(host.variance[int(np.rint(drawn.y[i])), int(np.rint(drawn.x[i]))])
+def _variance(host: Host, drawn: Samples, chosen: NDArray[np.int64]) -> Array:
+    """Variance of the flux where samples lie, electron² of the reference; NaN without data."""
+    row, column = (np.rint(at[chosen]).astype(np.int64) for at in (drawn.y, drawn.x))
+    return host.variance[row, column].astype(np.float64)
 
 
 def _put_artifacts(

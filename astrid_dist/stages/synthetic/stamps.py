@@ -63,7 +63,8 @@ def cut_linear(
     nan = np.float32(np.nan)
     wx, wy = astrometric[0] ** 2 / 8, astrometric[1] ** 2 / 8
     both = added_sr.shape[0] > 0
-    n_scale, r_scale, d_scale = (np.float32(1 / s) for s in scales)
+    n_scale, r_scale = np.float32(1 / scales[0]), np.float32(1 / scales[1])
+    d_scale = np.float32(1 / scales[2])
     for i in range(pixels.shape[0]):
         top, left = row[i] - half, column[i] - half
         for v in range(side):
