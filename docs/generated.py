@@ -26,7 +26,8 @@ def products():
 
     parts = []
     for product, variables in layouts.PRODUCTS.items():
-        where = "at its root" if product in layouts.TABLES else "in each group `<field>/<band>`"
+        group = "`<survey>/<split>`" if product == "samples" else "`<field>/<band>`"
+        where = "at its root" if product in layouts.TABLES else f"in each group {group}"
         rows = [
             [
                 f"`{one.name}`",

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -21,7 +23,7 @@ from tests.made_samples import GROUP, STAGE
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """600 samples of two visits, in three shards."""
-    output = str(tmp_path_factory.mktemp("samples") / "s.zarr")
+    output = str(tmp_path_factory.mktemp("samples") / "samples.zarr")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGES, STAGE, "tests.made_samples")
         settings = {"output": output, "samples": 600, "visits": 2, "side": 9}
@@ -61,6 +63,23 @@ def test_samples_are_chosen_by_class_and_snr_and_only_their_shards_are_read(
     kept = [i for i in range(256) if everything["class"][i] == 0 and (everything.snr[i] > 1).any()]
     assert 5 < len(kept) == bright.sizes["sample"]
     np.testing.assert_allclose(mean, everything.pixels[kept, :, 2].mean(("sample", "visit")), rtol=2e-3)
+
+
+def test_the_lines_of_the_documentation_run(
+    url: str, train: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "products.md").read_text()
+    block = page.partition("```python\n")[2].partition("```")[0]
+    assert len(block.splitlines()) == 3
+    monkeypatch.chdir(Path(url).parent)
+    names: dict[str, Any] = {"astrid": astrid_dist, "train": train.assign(snr=train.snr * 10)}
+    exec("\n".join(block.splitlines()[1:]), names)
+    assert 0 < names["bright"].sizes["sample"] < 600
+    assert plt.gca().get_title().startswith("plane = difference")
+    plt.close("all")
+    exec(block.splitlines()[0], names)
+    xr.testing.assert_equal(names["train"].compute(), train.compute())
+    assert train.host_epoch_id.isel(host=train.host_row).dims == ("sample", "visit")
 
 
 def test_a_column_is_read_once_and_by_shard(train: xr.Dataset, reads: list[str]) -> None:
