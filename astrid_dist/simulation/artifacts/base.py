@@ -192,6 +192,19 @@ def add_star(out: Image, spline: Array, x: float, y: float, flux: float) -> None
 
 
 @compiled
+def reach_of(spline: Array, flux: float, least: float) -> int:
+    """Pixels from its middle to where a star is fainter than `least`."""
+    middle_v, middle_u = spline.shape[0] // 2, spline.shape[1] // 2
+    reach: int = middle_v - _PAD
+    while (
+        reach > 2
+        and flux * max(spline[middle_v + reach, middle_u], spline[middle_v, middle_u + reach]) < least
+    ):
+        reach -= 1
+    return reach
+
+
+@compiled
 def add_reshaped_star(
     out: Image, spline: Array, x: float, y: float, flux: float, xx: float, xy: float, yy: float
 ) -> None:

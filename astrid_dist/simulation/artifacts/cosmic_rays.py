@@ -184,7 +184,7 @@ class Worm:
     most_per_um: float = 200.0
     """Electrons: those that are slow lose more."""
     spot_least: float = 100.0
-    """Electrons, of a power law of slope -2 in energy."""
+    """Electrons, of a power law of slope -2 in energy; not less than what shows (15 sigma of a pixel)."""
     spot_most: float = 20000.0
     blur_px: float = 0.5
     flagged_share: float = 0.1
@@ -202,7 +202,7 @@ class Worm:
     ) -> Put:
         if draws[0] < self.spot_share:
             length = between(draws[1], 0.2, 2.0)
-            least, most = max(self.spot_least, 5 * view.sigma_n), self.spot_most
+            least, most = max(self.spot_least, 15 * view.sigma_n), self.spot_most
             charge = 1 / (1 / least - draws[2] * (1 / least - 1 / max(most, 2 * least)))
         else:
             length = log_between(draws[1], self.shortest_px, self.longest_px)

@@ -166,7 +166,7 @@ def _glow(
     for i in range(box[0], box[1]):
         for j in range(box[2], box[3]):
             index = pixel_index(i - middle_y, j - middle_x)
-            mean = peak * math.exp(-math.hypot(i - y, j - x) / scale)
+            mean = peak * math.exp(-math.sqrt((i - y) ** 2 + (j - x) ** 2) / scale)
             mean *= math.exp(unevenness * normal_at(start, ~twist, index) - 0.5 * unevenness**2)
             expose(image, variance, i, j, mean, sky_variance, start, twist, index)
 

@@ -19,10 +19,14 @@ from astrid_dist.simulation.artifacts.base import (
     noise_of,
     psf_noise,
     quantile,
+    reach_of,
     spline_of,
 )
 from astrid_dist.simulation.canvas import Canvas, Image, Star, View
 from astrid_dist.surveys.profile import Camera
+
+#: Of the noise in a pixel: light that is not worth reshaping.
+_FAINT = 0.02
 
 
 def _pattern(spline: Array) -> Image:
@@ -81,8 +85,10 @@ def reshape(canvas: Canvas, view: View, star: Star, width: float, shear: float, 
         Of the major axis from x towards y, radians.
     """
     spline = spline_of(view.psf_n)
-    pattern = _pattern(spline)
-    left, top = nearest(star.x) - pattern.shape[1] // 2, nearest(star.y) - pattern.shape[0] // 2
+    # a faint star's wings change by too little to be seen
+    side = 2 * (reach_of(spline, star.flux, _FAINT * view.sigma_n) + 3) + 1
+    pattern = np.zeros((side, side), np.float32)
+    left, top = nearest(star.x) - side // 2, nearest(star.y) - side // 2
     even, odd = width * math.cosh(shear / 2), width * math.sinh(shear / 2)
     xx, xy = even + odd * math.cos(2 * angle), odd * math.sin(2 * angle)
     x, y = star.x - left, star.y - top

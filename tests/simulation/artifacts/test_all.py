@@ -101,6 +101,17 @@ def test_artifacts_add_to_what_is_on_the_canvas(kind):
     np.testing.assert_allclose(both.science, alone.science + before.science, rtol=1e-4, atol=0.05)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in ARTIFACTS if kind not in ("edge", "bad column")])
+def test_pixels_without_data_spoil_no_others(kind):
+    view = make_view(noise=True)
+    view.science[30:50, 43] = np.nan
+    view.template[10:20] = np.nan
+    _, canvas = put(view, kind, 3, 40.0, 40.0)
+    for name in PLANES[:4]:
+        seen = view.science if name.startswith("science") else view.template
+        assert np.isfinite(getattr(canvas, name)[np.isfinite(seen)]).all(), name
+
+
 @pytest.mark.parametrize("kind", ARTIFACTS)
 def test_rates_are_expectations(kind):
     rate = ARTIFACTS[kind].rate
