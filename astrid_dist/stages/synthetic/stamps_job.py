@@ -257,7 +257,7 @@ def _base(
     base["class"] = np.array([CLASSES.index(name) for name in classes], np.int8)
     base["label"] = np.array([name in REAL for name in classes], np.float32)
     base["weight"] = np.zeros(n, np.float32)
-    base["host"] = np.full(n, row, np.int32)
+    base["host_row"] = np.full(n, row, np.int32)
     base["stratum"] = which.astype(np.int16)
     base["item"] = items.astype(np.int64)
     return base
