@@ -25,8 +25,9 @@ def is_row_shard(metadata: dict[str, Any]) -> bool:
     inner = codec["configuration"]
     packing = [one["name"] for one in inner["codecs"]]
     checked = [one["name"] for one in inner["index_codecs"]]
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     return (
-        inner["chunk_shape"][1:] == metadata["chunk_grid"]["configuration"]["chunk_shape"][1:]
+        inner["chunk_shape"][1:] == shard[1:] == list(metadata["shape"])[1:]
         and packing == ["bytes", "blosc", "crc32c"]
         and checked == ["bytes", "crc32c"]
         and inner["index_location"] == "end"
