@@ -31,6 +31,7 @@ from astrid_dist.store.writing import ProductWriter
 from astrid_dist.taxonomy import CLASSES, CODES, class_bit
 from tests import made_samples
 from tests.made_samples import GROUP, STAGE
+from tests.r2_rules import R2Server
 
 SMALL = {"samples": 600, "side": 9}
 
@@ -231,3 +232,20 @@ def test_other_products_and_unknown_groups_are_answered(output: str) -> None:
         product["ztf"]
     with pytest.raises(ConfigError, match="use open_samples"):
         open_difference(output)
+
+
+@pytest.mark.s3
+def test_a_shard_is_one_object_per_variable_on_a_bucket_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with R2Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        url = server.bucket() + "/samples.zarr"
+        _made(url, samples=300, side=63)
+        expected = sum(2 if one.is_sample else 1 for one in variables("samples").values())
+        objects = Location.parse(url).objects()
+        assert sum(1 for name, _ in objects.list(GROUP) if "/c/" in name) == expected
+        server.forget()
+        stamps = open_samples(url)[GROUP].pixels[:256].compute()
+        assert server.count("GET", r"/pixels/c/") == 1, "a whole shard is one request"
+        assert stamps.shape == (256, 1, 4, 63, 63)
+        assert verify(url).ok
