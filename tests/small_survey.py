@@ -1,4 +1,4 @@
-"""A small mock survey ingested, with its reference: what samples and injected frames are made from in tests."""
+"""A small mock survey, ingested, with its reference: what samples and injected frames in tests come from."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from astrid_dist.flags import Flag
 from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.simulation.philox import stream, uniforms
-from astrid_dist.simulation.placement import REASONS as PLACE_REASONS
 from astrid_dist.simulation.placement import Sites, place
 from astrid_dist.stages.synthetic.host import PAD, Host
 from astrid_dist.stages.synthetic.strata import Stratum
@@ -92,7 +91,7 @@ def draw_samples(
     codes = np.array([ENVIRONMENTS.index(one.environment) for one in strata])
     found = place(codes, draws[:, :PLACE_DRAWS], sites)
     x, y = found.x.copy(), found.y.copy()
-    reason = np.array([REASONS.index(PLACE_REASONS[code]) for code in found.reason], np.int8)
+    reason = found.reason.astype(np.int8)
     star = np.where(codes == ENVIRONMENTS.index("star"), found.host, -1)
     _place_peaks(host, strata, draws, x, y, reason, known)
     own = draws[:, PLACE_DRAWS : PLACE_DRAWS + OWN_DRAWS]
@@ -119,16 +118,12 @@ def sites_of(host: Host) -> Sites:
     (left, top), (right, bottom) = _limits(host)
     inner = np.zeros(found.shape, bool)
     inner[top : bottom + 1, left : right + 1] = True
-    height, width = host.pair.shape
-    x0, y0 = host.origin
     beyond = np.ones(found.shape, bool)
     beyond[PAD:-PAD, PAD:-PAD] = False
-    field = np.zeros(found.shape, bool)
-    field[max(-y0, 0) : height - y0, max(-x0, 0) : width - x0] = True
     saturated = (host.mask & int(Flag.SATURATED)) != 0
     return Sites(
-        host.galaxies, stars[:, 0], stars[:, 1], bright, found & inner, found | (beyond & field), saturated,
-        host.view.fwhm_n,
+        host.galaxies, stars[:, 0], stars[:, 1], bright, found & inner, found | (beyond & host.field),
+        saturated, host.view.fwhm_n,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.flags import UNUSABLE
+from astrid_dist.imaging.masks import source_free
 from astrid_dist.simulation.canvas import Canvas
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import mended
@@ -53,13 +54,7 @@ def full_stamps(host: Host, drawn: Samples, put: Put, options: Options) -> Stamp
 
 def apart(drawn: Samples, put: Put) -> Iterator[NDArray[np.int64]]:
     """Samples in sets within which no two windows overlap; those with nothing put in need no other room."""
-    n = len(drawn.items)
-    something = np.zeros(n, bool)
-    for light in _light(put.canvas):
-        something |= np.any(light.reshape(n, -1) != 0, axis=1)
-    for bits in _bits(put.canvas):
-        something |= np.any(bits.reshape(n, -1) != 0, axis=1)
-    empty = ~something
+    empty = ~put.something()
     left = np.arange(len(drawn.items))
     while left.size:
         taken: list[int] = []
@@ -107,7 +102,11 @@ def subtract_changed(host: Host, canvas: Canvas, options: Options) -> tuple[Resu
     planes = _changed(
         host, host.template_full.planes, canvas.template, canvas.template_variance, canvas.template_mask
     )
-    template = replace(host.template_full, planes=mended(planes, pair.reference_fwhm_px))
+    planes = mended(planes, pair.reference_fwhm_px)
+    quiet = host.template_full.quiet
+    if canvas.template.any():
+        quiet = source_free(planes.image, planes.sigma, pair.reference_fwhm_px)
+    template = replace(host.template_full, planes=planes, quiet=quiet)
     return subtract_tiles(pair, host.tile, science, template, options), science, template.planes
 
 

@@ -71,7 +71,7 @@ class Host:
         return View(
             self.science, self.template, recipe.sigma_n, recipe.sigma_r, recipe.flux_ratio, sky, recipe.psf_n,
             recipe.psf_r, fwhm_n, fwhm_r, self.camera, float(pair.row["exptime"]),
-            float(pair.row["zeropoint"]), self.stars,
+            float(pair.row["zeropoint"]), self.stars, pair.pixel_scale_arcsec,
         )  # fmt: skip
 
     @cached_property
@@ -103,6 +103,19 @@ class Host:
             on_padded(science.variance, science.window, self.tile),
             on_padded(template.variance, template.window, self.tile),
         )
+
+    @cached_property
+    def field(self) -> NDArray[np.bool_]:
+        """Pixels of the padded tile that lie in the field."""
+        (height, width), (x0, y0) = self.pair.shape, self.origin
+        inside = np.zeros(self.science.shape, bool)
+        inside[max(-y0, 0) : height - y0, max(-x0, 0) : width - x0] = True
+        return inside
+
+    @cached_property
+    def holes(self) -> NDArray[np.bool_]:
+        """Pixels of the padded tile without data in either image, those beyond the field among them."""
+        return np.isnan(self.science) | np.isnan(self.template)
 
     @property
     def template_mask(self) -> NDArray[np.uint16]:

@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 from astrid_dist.flags import UNUSABLE
 from astrid_dist.imaging.no_data import moved, widened
 from astrid_dist.imaging.response import respond
+from astrid_dist.simulation.canvas import Canvas
 from astrid_dist.stages.synthetic.draw import Samples
 from astrid_dist.stages.synthetic.host import MARGIN, WINDOW, Host
-from astrid_dist.stages.synthetic.put import Put, window_of
+from astrid_dist.stages.synthetic.put import Put, window_at
 from astrid_dist.stages.synthetic.stamps import Stamps, cut_linear, finish, scales_of
 from astrid_dist.store.sample_layout import PLANES, STAMP
 
@@ -20,16 +21,18 @@ def linear_stamps(host: Host, drawn: Samples, put: Put) -> Stamps:
 
     Exact as long as what the subtraction depends on stays: PSFs, flux ratio, registration, background,
     residual sky, renormalisation, and which narrow defects are mended; docs/science.md says where it fails.
+    The canvas is used up.
     """
     canvas = put.canvas
-    lost, bad_n, bad_r = _fill_lost(host, drawn, put)
+    lost, bad_n, bad_r = _at_holes(host, drawn, put)
     n = len(drawn.items)
     added_d = np.zeros((n, STAMP + 2, STAMP + 2), np.float32)
     added_sn, added_v = np.zeros_like(added_d), np.zeros_like(added_d)
     both = bool(put.in_template.any())
     added_sr = np.zeros_like(added_d) if both else np.zeros((0, 1, 1), np.float32)
     shift = host.recipe.shift
-    for chosen, with_template in ((~put.in_template, False), (put.in_template, True)):
+    something = put.something()
+    for chosen, with_template in ((something & ~put.in_template, False), (put.in_template, True)):
         if not chosen.any():
             continue
         template = (canvas.template[chosen], canvas.template_variance[chosen]) if with_template else ()
@@ -60,37 +63,61 @@ def linear_stamps(host: Host, drawn: Samples, put: Put) -> Stamps:
     return finish(pixels, np.ascontiguousarray(added_d[:, 1:-1, 1:-1]), host, at)
 
 
-def _fill_lost(host: Host, drawn: Samples, put: Put) -> tuple[NDArray[np.bool_], ...]:
+def _at_holes(host: Host, drawn: Samples, put: Put) -> tuple[NDArray[np.bool_], ...]:
     """Where samples lose their result, (n, 63, 63), and their data in either image, (n, window, window).
 
-    As ZOGY's own holes: they take the other image's pixels, and nothing is said within reach of them.
+    Light beyond the field's border is lost. Holes of an image, the host's and those put in, take the other
+    image's pixels as ZOGY's do, and nothing is said within reach of them.
     """
     canvas, recipe = put.canvas, host.recipe
-    bad_n = np.isnan(canvas.science) | ((canvas.mask & int(UNUSABLE)) != 0)
-    bad_r = np.isnan(canvas.template) | ((canvas.template_mask & int(UNUSABLE)) != 0)
+    new_n = np.isnan(canvas.science) | ((canvas.mask & int(UNUSABLE)) != 0)
+    new_r = np.isnan(canvas.template) | ((canvas.template_mask & int(UNUSABLE)) != 0)
     lost = np.zeros((len(drawn.items), STAMP, STAMP), bool)
-    some = np.flatnonzero((bad_n | bad_r).reshape(len(lost), -1).any(axis=1))
-    plan, ratio = host.window_plan, recipe.flux_ratio
-    for i in some:
-        column, row = int(drawn.column[i]) - WINDOW // 2, int(drawn.row[i]) - WINDOW // 2
-        view = window_of(host.view, column, row)
-        science = view.science + np.nan_to_num(canvas.science[i])
-        template = view.template + np.nan_to_num(canvas.template[i])
-        bad = moved(bad_n[i], *recipe.shift) | bad_r[i]
-        reach = widened(
-            bad, bad_n[i] & bad_r[i], ((science, 1.0), (template, ratio)), plan.leak, plan.kernel_radius_px
+    touched = (new_n | new_r).reshape(len(lost), -1).any(axis=1) | _near(host.holes, drawn)
+    plan = host.window_plan
+    for i in np.flatnonzero(touched & put.something()):
+        part = window_at(int(drawn.column[i]), int(drawn.row[i]))
+        inside = host.field[part]
+        old = [np.isnan(image[part]) & inside for image in (host.science, host.template)]
+        bad_n, bad_r = old[0] | new_n[i], old[1] | new_r[i]
+        _fill(host, canvas[int(i)], part, inside, old, (bad_n, bad_r))
+        images = (
+            (host.science[part] + canvas.science[i], 1.0),
+            (host.template[part] + canvas.template[i], recipe.flux_ratio),
         )
+        gone = moved(bad_n, *recipe.shift) | bad_r
+        reach = widened(gone, bad_n & bad_r, images, plan.leak, plan.kernel_radius_px)
         lost[i] = reach[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        part = (slice(row, row + WINDOW), slice(column, column + WINDOW))
-        var_n = host.variances[0][part] + canvas.science_variance[i]
-        var_r = host.variances[1][part] + canvas.template_variance[i]
-        for image, now, before, gone in (
-            (canvas.science[i], template * np.float32(ratio), view.science, bad_n[i]),
-            (canvas.science_variance[i], var_r * np.float32(ratio**2), host.variances[0][part], bad_n[i]),
-            (canvas.template[i], science / np.float32(ratio), view.template, bad_r[i]),
-            (canvas.template_variance[i], var_n / np.float32(ratio**2), host.variances[1][part], bad_r[i]),
+        put.in_template[i] |= bool(canvas.template[i].any() or canvas.template_variance[i].any())
+    return lost, new_n, new_r
+
+
+def _fill(
+    host: Host, canvas: Canvas, part: tuple[slice, slice], inside: NDArray[np.bool_],
+    old: list[NDArray[np.bool_]], bad: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+) -> None:  # fmt: skip
+    """Turn what was added at holes into what fills them, less what filled them before."""
+    ratio, none = host.recipe.flux_ratio, np.float32(0)
+    (var_n, var_r), both = (plane[part] for plane in host.variances), bad[0] & bad[1]
+    for of_n, of_r, plane_n, plane_r, scale in (
+        (canvas.science, canvas.template, host.science[part], host.template[part], ratio),
+        (canvas.science_variance, canvas.template_variance, var_n, var_r, ratio**2),
+    ):
+        new_n, new_r = plane_n + of_n, plane_r + of_r
+        for added, plane, other, new, was, gone, factor in (
+            (of_n, plane_n, plane_r, new_r, old[0], bad[0], np.float32(scale)),
+            (of_r, plane_r, plane_n, new_n, old[1], bad[1], np.float32(1 / scale)),
         ):
-            image[gone] = np.where(bad_n[i] & bad_r[i], -before, now - before)[gone]
-            np.nan_to_num(image, copy=False)
-        put.in_template[i] |= bool(bad_r[i].any())
-    return lost, bad_n, bad_r
+            before = np.nan_to_num(np.where(was, other * factor, plane))
+            after = np.where(both, none, new * factor)
+            added[gone] = np.nan_to_num(after[gone] - before[gone])
+            added[~inside] = 0
+
+
+def _near(holes: NDArray[np.bool_], drawn: Samples) -> NDArray[np.bool_]:
+    """Samples whose window touches a hole, or the border of the field."""
+    sums = np.pad(np.cumsum(np.cumsum(holes, axis=0, dtype=np.int32), axis=1), ((1, 0), (1, 0)))
+    top, left = drawn.row - WINDOW // 2, drawn.column - WINDOW // 2
+    bottom, right = top + WINDOW, left + WINDOW
+    found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return np.asarray(found > 0)

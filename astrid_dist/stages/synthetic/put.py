@@ -41,6 +41,14 @@ class Put:
     def __post_init__(self) -> None:
         self.look()
 
+    def something(self) -> NDArray[np.bool_]:
+        """Windows that anything was put into."""
+        n, canvas = len(self.flux), self.canvas
+        found = self.in_template.copy()
+        for plane in (canvas.science, canvas.science_variance, canvas.template_variance):
+            found |= np.any(plane.reshape(n, -1) != 0, axis=1)
+        return np.asarray(found | np.any(canvas.mask.reshape(n, -1) != 0, axis=1))
+
     def look(self) -> None:
         """See which windows' reference is changed."""
         n = len(self.flux)
@@ -232,6 +240,12 @@ def _put_artifacts(
             drawn.of_kind[i, : artifact.n_draws], drawn.key, int(drawn.items[i]), star,
         )  # fmt: skip
         made.flux[i] = found.flux / host.recipe.flux_ratio
+
+
+def window_at(column: int, row: int) -> tuple[slice, slice]:
+    """Rows and columns of the window around the middle pixel of a stamp."""
+    half = WINDOW // 2
+    return slice(row - half, row + half + 1), slice(column - half, column + half + 1)
 
 
 def window_of(view: View, column: int, row: int) -> View:
