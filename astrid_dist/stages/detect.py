@@ -4,8 +4,6 @@ A task finds the sources of one shard of one epoch; what needs the whole epoch (
 shards, the sky, the reference's stars) is added when all are there.
 """
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +12,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,9 +25,9 @@ from astrid_dist.imaging.separation import Peaks
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES, Window, field_shape, shard_window
 from astrid_dist.stages.objects import link_objects
+from astrid_dist.stages.parts import put_part, read_parts
 from astrid_dist.stages.selection import Groups, Quality, epochs_of_quality, groups_of
 from astrid_dist.store.layouts import TILE
-from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_candidates
 from astrid_dist.store.reading import ProductReader
@@ -130,16 +126,10 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     planes = {name: reader.read(name, epoch=key.epoch, **outer.slices) for name in names}
     read = perf_counter()
     columns = _detect(reader, key, planes, core, outer, options.threshold)
-    part = pa.table(columns)
-    buffer = io.BytesIO()
-    pq.write_table(part, buffer, compression="zstd")
-    name = f"parts/{key}.parquet"
     computed = perf_counter()
-    Location.parse(options.output).sibling(".ledger").objects().put(name, buffer.getvalue())
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     return TaskOutcome(
-        shards={f"ledger:{name}": {"region": [[0, part.num_rows]], "sha256": digest}},
-        counts={"peaks": part.num_rows},
+        shards=put_part(Location.parse(options.output), key, columns),
+        counts={"peaks": len(next(iter(columns.values()), ()))},
         timings={"read": read - started, "compute": computed - read, "write": perf_counter() - computed},
     )
 
@@ -235,15 +225,8 @@ def finalise(plan: Plan) -> None:
     settings = Settings.model_validate(plan.job.settings)
     difference, output = Location.parse(settings.difference), Location.parse(settings.output)
     found: dict[tuple[str, int], list[dict[str, NDArray[Any]]]] = {}
-    parts = output.sibling(".ledger").objects()
-    for marker in Ledger(output).markers(plan.job.stage):
-        key = ShardKey.parse(marker["key"])
-        content = parts.get(f"parts/{key}.parquet")
-        if content and marker["counts"]["peaks"]:
-            table = pq.read_table(io.BytesIO(content))
-            found.setdefault((key.group, key.epoch), []).append(
-                {n: table[n].to_numpy() for n in table.column_names}
-            )
+    for key, part in read_parts(output, plan.job.stage):
+        found.setdefault((key.group, key.epoch), []).append(part)
     reference = str(plan.job.inputs["reference"])
     stars = {group: _star_columns(reference, group) for group in {group for group, _ in found}}
     epochs = [
