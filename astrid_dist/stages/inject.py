@@ -6,7 +6,7 @@ from typing import Any
 
 from astrid_dist.engine.keys import ShardKey
 from astrid_dist.engine.plan import Plan, TaskOutcome
-from astrid_dist.stages.synthetic import stamps_job
+from astrid_dist.stages.synthetic import frames_job, stamps_job
 from astrid_dist.stages.synthetic.settings import Settings
 from astrid_dist.store.writing import ShardDigest
 
@@ -14,7 +14,7 @@ __all__ = ["Settings", "finalise", "plan", "prepare", "task"]
 
 
 def _mode(mode: str) -> ModuleType:
-    return stamps_job
+    return frames_job if mode == "frames" else stamps_job
 
 
 def plan(settings: Settings) -> Plan:
@@ -36,5 +36,5 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
 
 def finalise(plan: Plan) -> dict[str, ShardDigest]:
     """Write what is known only at the end."""
-    written: dict[str, ShardDigest] = _mode(plan.job.settings["mode"]).finalise(plan)
-    return written
+    written: dict[str, ShardDigest] | None = _mode(plan.job.settings["mode"]).finalise(plan)
+    return written or {}

@@ -207,7 +207,9 @@ def open_pair(survey: Location, reference: Location, group: str, index: int, mat
         where,
         shape,
     )
-    share = dict(zip(made["epoch_ids"], made["weights"], strict=True)).get(row["epoch_id"], 0.0)
+    # Behind a "-" an epoch that was injected says which injection it is of.
+    exposure = str(row["epoch_id"]).partition("-")[0]
+    share = dict(zip(made["epoch_ids"], made["weights"], strict=True)).get(exposure, 0.0)
     return Pair(
         science,
         template,
