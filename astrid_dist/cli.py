@@ -209,6 +209,20 @@ def night(
     print(f"page of the night written to {to}")
 
 
+@app.command()
+def describe(
+    url: Annotated[str, typer.Argument(help="URL of a samples product")],
+    to: Annotated[Path, typer.Option(help="HTML file to write")] = Path("samples.html"),
+) -> None:
+    """Write the page of a samples product: what it is made from, its balance, what samples look like."""
+    from astrid_dist.stages.sample_report import sample_report
+
+    text = sample_report(url, lambda said: print(said, file=sys.stderr))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(text, encoding="utf-8")
+    print(f"page of the samples written to {to}")
+
+
 def describe_plan(planned: Any) -> str:
     """A plan in words."""
     estimate = planned.estimate

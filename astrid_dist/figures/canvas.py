@@ -1,5 +1,6 @@
 """An empty figure that reads on light and on dark pages, and its PNG."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,18 @@ BLUE, ORANGE, GREEN, PURPLE, RED = "#3b8fd0", "#dd8a2b", "#2fa07c", "#b877b0", "
 
 
 def new_figure(
-    width_in: float = 6.4, height_in: float = 3.6, rows: int = 1, columns: int = 1
+    width_in: float = 6.4,
+    height_in: float = 3.6,
+    rows: int = 1,
+    columns: int = 1,
+    heights: Sequence[float] | None = None,
 ) -> "tuple[Figure, Any]":
-    """A transparent figure and its axes (one `Axes`, or an array of them)."""
+    """A transparent figure and its axes (one `Axes`, or an array of them), rows of equal or given heights."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     figure.patch.set_alpha(0.0)
-    axes = figure.subplots(rows, columns)
+    axes = figure.subplots(rows, columns, height_ratios=heights)
     for one in figure.axes:
         tone_down(one)
     return figure, axes

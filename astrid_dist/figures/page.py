@@ -68,10 +68,10 @@ def figure(drawing: "Figure", caption: str, alt: str) -> str:
     )
 
 
-def gallery(items: Iterable[tuple[bytes, str, str]]) -> str:
-    """Small pictures in a grid: (PNG, title, caption)."""
+def gallery(items: Iterable[tuple[bytes, str, str]], planes: Sequence[str] = PLANES) -> str:
+    """Small pictures in a grid: (PNG, title, caption); each shows `planes` side by side."""
     inner = "".join(
-        f'<figure><img src="{_data_url(picture)}" alt="{escape(", ".join(PLANES))} of {escape(title)}">'
+        f'<figure><img src="{_data_url(picture)}" alt="{escape(", ".join(planes))} of {escape(title)}">'
         f"<figcaption><b>{escape(title)}</b><br>{escape(caption)}</figcaption></figure>"
         for picture, title, caption in items
     )
