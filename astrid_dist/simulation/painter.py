@@ -231,6 +231,39 @@ def paint_points(
     )
 
 
+def paint_patterns(
+    image: Float32,
+    variance: Float32,
+    patterns: Float32,
+    flux: ArrayLike,
+    *,
+    key: np.uint64,
+    items: ArrayLike,
+) -> None:
+    """Adds patterns of one electron each, drawn without noise before, in place, with their own shot noise.
+
+    Parameters
+    ----------
+    image, variance, patterns : (n, y, x) float32
+        Pattern i goes to window i.
+    flux : (n,)
+        Electrons of each.
+    key, items
+        As for `paint_points`.
+    """
+    numbers, _ = noise_numbers(key, items, len(patterns))
+    _patterns(image, variance, patterns, np.ascontiguousarray(flux, np.float64), np.uint64(key), numbers)
+
+
+@compiled
+def _patterns(
+    image: Float32, variance: Float32, patterns: Float32, flux: Float64, key: np.uint64, items: Int64
+) -> None:
+    for i in range(len(patterns)):
+        start, twist = block(key, items[i])
+        deposit(image[i], variance[i], patterns[i].copy(), flux[i], 0, 0, True, start, twist)
+
+
 def planes_and_sources(
     image: Float32, variance: Float32 | None, window: ArrayLike | None, *columns: ArrayLike
 ) -> tuple[Float32, Float32, Int64, list[Float64]]:

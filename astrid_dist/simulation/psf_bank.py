@@ -6,7 +6,7 @@ own phases, so every source gets the PSF of its own place and no border between 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class PsfBank:
     """Height and width of the field that they span."""
     conserve: bool
     """Whether what the footprint cuts off is made up for by scaling."""
+    fits: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was worked out of it for a part of the field, kept with it."""
 
     @classmethod
     def of_terms(

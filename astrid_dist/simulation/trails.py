@@ -145,17 +145,18 @@ def _mixtures(
 
 
 def _by_place(bank: PsfBank, x: Float64, y: Float64) -> list[PsfGaussians]:
-    """The PSF at each source, as Gaussians."""
-    if bank.order == 0:
-        return [PsfGaussians.of_stamp(bank.stamp())] * len(x)
+    """The PSF at each source, as Gaussians; fitted once for each cell of a bank."""
+    cells = CELLS if bank.order else 1
     height, width = bank.shape
-    across = np.clip(x * CELLS / width, 0, CELLS - 1).astype(int)
-    down = np.clip(y * CELLS / height, 0, CELLS - 1).astype(int)
-    fitted = {
-        (i, j): PsfGaussians.of_stamp(bank.stamp((i + 0.5) * width / CELLS, (j + 0.5) * height / CELLS))
-        for i, j in set(zip(across.tolist(), down.tolist(), strict=True))
-    }
-    return [fitted[cell] for cell in zip(across.tolist(), down.tolist(), strict=True)]
+    across = np.clip(x * cells / width, 0, cells - 1).astype(int)
+    down = np.clip(y * cells / height, 0, cells - 1).astype(int)
+    found = []
+    for cell in zip(across.tolist(), down.tolist(), strict=True):
+        if cell not in bank.fits:
+            middle = (cell[0] + 0.5) * width / cells, (cell[1] + 0.5) * height / cells
+            bank.fits[cell] = PsfGaussians.of_stamp(bank.stamp(*middle))
+        found.append(bank.fits[cell])
+    return found
 
 
 def _parts(weights: ArrayLike, offsets: ArrayLike, covariances: NDArray[np.float64]) -> Float64:

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid_dist.flags import Flag
 from astrid_dist.imaging.detection import find_peaks
 from astrid_dist.simulation.philox import stream, uniforms
-from astrid_dist.simulation.placement import Sites, place
+from astrid_dist.simulation.placement import place
 from astrid_dist.stages.synthetic.host import PAD, Host
 from astrid_dist.stages.synthetic.strata import Stratum
 from astrid_dist.store.layouts import TILE
@@ -23,8 +22,6 @@ Array = NDArray[np.float64]
 PLACE_DRAWS, OWN_DRAWS, KIND_DRAWS = 8, 8, 24
 #: What counts as a detection where nothing was put, and as a peak of noise: S_corr.
 DETECTED, NOISE_PEAK = 5.0, 3.0
-#: Stars that an artifact may be made of have at least this SNR in the epoch.
-_STAR_SNR = 20.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,11 @@ class Samples:
         """Uniform numbers that its kind draws from."""
         return self.draws[:, PLACE_DRAWS + OWN_DRAWS :]
 
+    @property
+    def sign(self) -> Array:
+        """1, or -1 for what is to be fainter than in the reference."""
+        return np.array([-1.0 if one.negative else 1.0 for one in self.strata])
+
     def with_kind(self, kind: str) -> NDArray[np.int64]:
         """Samples of a kind."""
         return np.array([i for i, one in enumerate(self.strata) if one.kind == kind], np.int64)
@@ -87,7 +89,7 @@ def draw_samples(
     """
     key = stream(seed, f"samples of {name}")
     draws = uniforms(key, items, PLACE_DRAWS + OWN_DRAWS + KIND_DRAWS)
-    sites = sites_of(host)
+    sites = host.sites
     codes = np.array([ENVIRONMENTS.index(one.environment) for one in strata])
     found = place(codes, draws[:, :PLACE_DRAWS], sites)
     x, y = found.x.copy(), found.y.copy()
@@ -102,43 +104,12 @@ def draw_samples(
         )
         for k, at in enumerate((x, y))
     )
-    low, high = _limits(host)
+    low, high = host.limits
     column, row = np.clip(column, low[0], high[0]), np.clip(row, low[1], high[1])
     outside = (np.abs(x - column) > STAMP // 2 - 2) | (np.abs(y - row) > STAMP // 2 - 2) | ~np.isfinite(x + y)
     reason[(reason == 0) & outside] = REASONS.index("outside")
     visit = np.minimum((own[:, 2] * visits).astype(np.int64), visits - 1)
     return Samples(strata, items, key, draws, x, y, column, row, visit, star, reason)
-
-
-def sites_of(host: Host) -> Sites:
-    """Galaxies, stars and sky of a host, in pixels of the padded tile."""
-    stars = np.array([(one.x, one.y, one.flux) for one in host.stars]).reshape(-1, 3)
-    bright = stars[:, 2] > _STAR_SNR * host.recipe.sigma_n / np.sqrt(np.square(host.recipe.psf_n).sum())
-    found = np.isfinite(host.score)
-    (left, top), (right, bottom) = _limits(host)
-    inner = np.zeros(found.shape, bool)
-    inner[top : bottom + 1, left : right + 1] = True
-    beyond = np.ones(found.shape, bool)
-    beyond[PAD:-PAD, PAD:-PAD] = False
-    saturated = (host.mask & int(Flag.SATURATED)) != 0
-    return Sites(
-        host.galaxies, stars[:, 0], stars[:, 1], bright, found & inner, found | (beyond & host.field),
-        saturated, host.view.fwhm_n,
-    )  # fmt: skip
-
-
-def _limits(host: Host) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last column and row that a stamp's middle may have: at the border of a tile that is not the
-    field's, a stamp must not reach out of it."""
-    height, width = host.pair.shape
-    half = STAMP // 2 + 1
-    tile = host.tile
-    low = [PAD + (half if start > 0 else 0) for start in (tile.x0, tile.y0)]
-    high = [
-        PAD + stop - start - 1 - (half if stop < size else 0)
-        for start, stop, size in ((tile.x0, tile.x1, width), (tile.y0, tile.y1, height))
-    ]
-    return (low[0], low[1]), (high[0], high[1])
 
 
 def _place_peaks(

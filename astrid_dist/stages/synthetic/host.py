@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from astrid_dist.errors import InputError
 from astrid_dist.flags import Flag
 from astrid_dist.imaging.galaxies import Galaxies, find_galaxies
 from astrid_dist.imaging.response import respond
 from astrid_dist.simulation.canvas import Star, View
+from astrid_dist.simulation.placement import Sites
 from astrid_dist.simulation.psf_bank import PsfBank
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import Pair, Template, open_pair
@@ -31,6 +33,8 @@ MARGIN = 6
 WINDOW = STAMP + 2 * MARGIN
 #: No data around a host, so that stamps at the border of a field are cut like any other.
 PAD = WINDOW // 2 + 2
+#: SNR in the epoch from which a star is bright: it may leave residuals.
+BRIGHT_SNR = 20.0
 #: Pairs that a worker keeps: tiles of one epoch follow each other.
 _PAIRS_KEPT, _HOSTS_KEPT = 2, 2
 
@@ -88,11 +92,15 @@ class Host:
         return tuple(sorted(found, key=lambda star: -star.flux))
 
     @cached_property
+    def star_places(self) -> NDArray[np.float64]:
+        """(n, 2) x and y of `stars`."""
+        return np.array([(star.x, star.y) for star in self.stars], np.float64).reshape(-1, 2)
+
+    @cached_property
     def galaxies(self) -> Galaxies:
         """Of the reference, in pixels of the padded tile."""
-        stars = np.array([(star.x, star.y) for star in self.stars]).reshape(-1, 2)
         return find_galaxies(
-            self.template, self.recipe.sigma_r, self.template_mask, self.view.fwhm_r, stars_xy=stars
+            self.template, self.recipe.sigma_r, self.template_mask, self.view.fwhm_r, self.star_places
         )
 
     @cached_property
@@ -103,6 +111,10 @@ class Host:
             on_padded(science.variance, science.window, self.tile),
             on_padded(template.variance, template.window, self.tile),
         )
+
+    def variances_at(self, part: tuple[slice, slice]) -> tuple[Image, Image]:
+        """Variance of epoch and reference in a window."""
+        return self.variances[0][part], self.variances[1][part]
 
     @cached_property
     def field(self) -> NDArray[np.bool_]:
@@ -117,11 +129,52 @@ class Host:
         """Pixels of the padded tile without data in either image, those beyond the field among them."""
         return np.isnan(self.science) | np.isnan(self.template)
 
+    @cached_property
+    def hole_rims(self) -> NDArray[np.bool_]:
+        """`holes` and the pixels beside them."""
+        return np.asarray(ndimage.binary_dilation(self.holes, np.ones((3, 3))))
+
     @property
     def template_mask(self) -> NDArray[np.uint16]:
         """Mask of the reference on the padded tile."""
         planes = self.template_full.planes
         return on_padded(planes.mask, planes.window, self.tile, int(Flag.NO_DATA))
+
+    @property
+    def limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First and last (column, row) that a stamp's middle may have.
+
+        At the border of a tile that is not the field's, a stamp must not reach out of it.
+        """
+        half, tile, (height, width) = STAMP // 2 + 1, self.tile, self.pair.shape
+        low = [PAD + (half if start > 0 else 0) for start in (tile.x0, tile.y0)]
+        high = [
+            PAD + stop - start - 1 - (half if stop < size else 0)
+            for start, stop, size in ((tile.x0, tile.x1, width), (tile.y0, tile.y1, height))
+        ]
+        return (low[0], low[1]), (high[0], high[1])
+
+    @cached_property
+    def sites(self) -> Sites:
+        """Galaxies, stars and sky that sources can be put on, in pixels of the padded tile."""
+        flux = np.array([star.flux for star in self.stars])
+        least = BRIGHT_SNR * self.recipe.sigma_n / np.sqrt(np.square(self.recipe.psf_n).sum())
+        found = np.isfinite(self.score)
+        (left, top), (right, bottom) = self.limits
+        inner = np.zeros(found.shape, bool)
+        inner[top : bottom + 1, left : right + 1] = True
+        beyond = np.ones(found.shape, bool)
+        beyond[PAD:-PAD, PAD:-PAD] = False
+        return Sites(
+            galaxies=self.galaxies,
+            star_x=self.star_places[:, 0],
+            star_y=self.star_places[:, 1],
+            bright=flux > least,
+            usable=found & inner,
+            data=found | (beyond & self.field),
+            saturated=(self.mask & int(Flag.SATURATED)) != 0,
+            fwhm_px=self.view.fwhm_n,
+        )
 
     @property
     def origin(self) -> tuple[int, int]:
@@ -204,15 +257,13 @@ def _made(
         sound = difference[np.isfinite(difference)]
     sigma_d = 1.4826 * float(np.median(np.abs(sound[::2] - np.median(sound[::2]))))
     flux = score * made.planes["sigma_flux"]
-    survey = str(pair.survey.attributes.get("survey", "generic"))
-    profile = load_profile(survey if survey in profile_names() else "generic")
     return Host(
         pair=pair,
         tile=tile,
         science_planes=science,
         template_full=template,
         recipe=recipe,
-        camera=profile.camera,
+        camera=_camera(str(pair.survey.attributes.get("survey", "generic"))),
         renormalisation=float(made.maps["renormalisation"][0, 0]),
         sigma_d=sigma_d,
         # Beyond the tile the images of a pair are known, what they leave is not.
@@ -226,6 +277,11 @@ def _made(
         score=_framed(score),
         mask=np.pad(made.planes["mask"], PAD, constant_values=int(Flag.NO_DATA)),
     )
+
+
+@lru_cache(8)
+def _camera(survey: str) -> Camera:
+    return load_profile(survey if survey in profile_names() else "generic").camera
 
 
 def _framed(image: Image) -> Image:

@@ -43,7 +43,6 @@ def events_of(population: Population, host: Host, draws: Array) -> Events:
 
 def changes(
     population: Population, hosts: Sequence[Host], visit: int, drawn: Samples, chosen: NDArray[np.int64],
-    negative: NDArray[np.bool_],
 ) -> tuple[Events | None, Array]:  # fmt: skip
     """Events of samples, and their change of flux in a visit in units of that in the visit of their stratum.
 
@@ -54,7 +53,7 @@ def changes(
     (n,) float64
         Signed: the visit of the stratum has 1 or, where it is `negative`, -1.
     """
-    sign = np.where(negative, -1.0, 1.0)
+    sign = drawn.sign[chosen]
     moves = KINDS[population.kind] == "moving"
     if len(hosts) == 1 and not moves:
         return None, sign

@@ -15,6 +15,9 @@ from astrid_dist.store.sample_layout import PLANES, STAMP
 
 Float32 = NDArray[np.float32]
 
+#: Light at a hole or beyond the border that changes nothing, in sigmas of the sky.
+_FAINT = 0.02
+
 
 def linear_stamps(host: Host, drawn: Samples, put: Put) -> Stamps:
     """Stamps of samples as subtracting the changed pair would give them, without subtracting it.
@@ -51,7 +54,7 @@ def linear_stamps(host: Host, drawn: Samples, put: Put) -> Stamps:
     inner = (slice(None), slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     cut_linear(
         pixels, host.science, host.template, host.difference, host.S_n, host.S_r, host.level, host.variance,
-        np.ascontiguousarray(canvas.science[inner]), np.ascontiguousarray(canvas.template[inner]),
+        canvas.science[inner], canvas.template[inner],
         added_d, added_sn, added_sr, added_v, lost, drawn.column, drawn.row, scales_of(host),
         np.array(host.recipe.astrometric_sigma, np.float64),
         host.recipe.flux_ratio_err / host.recipe.flux_ratio, host.renormalisation,
@@ -60,7 +63,7 @@ def linear_stamps(host: Host, drawn: Samples, put: Put) -> Stamps:
     pixels[:, 1][bad_r[inner]] = np.nan
     at = np.stack([np.rint(put.x) - drawn.column, np.rint(put.y) - drawn.row], axis=1) + STAMP // 2
     at = np.clip(np.nan_to_num(at), -9, STAMP + 9)
-    return finish(pixels, np.ascontiguousarray(added_d[:, 1:-1, 1:-1]), host, at)
+    return finish(pixels, added_d[:, 1:-1, 1:-1], host, at)
 
 
 def _at_holes(host: Host, drawn: Samples, put: Put) -> tuple[NDArray[np.bool_], ...]:
@@ -69,18 +72,24 @@ def _at_holes(host: Host, drawn: Samples, put: Put) -> tuple[NDArray[np.bool_], 
     Light beyond the field's border is lost. Holes of an image, the host's and those put in, take the other
     image's pixels as ZOGY's do, and nothing is said within reach of them.
     """
-    canvas, recipe = put.canvas, host.recipe
+    canvas, recipe, plan = put.canvas, host.recipe, host.window_plan
     new_n = np.isnan(canvas.science) | ((canvas.mask & int(UNUSABLE)) != 0)
     new_r = np.isnan(canvas.template) | ((canvas.template_mask & int(UNUSABLE)) != 0)
     lost = np.zeros((len(drawn.items), STAMP, STAMP), bool)
-    touched = (new_n | new_r).reshape(len(lost), -1).any(axis=1) | _near(host.holes, drawn)
-    plan = host.window_plan
-    for i in np.flatnonzero(touched & put.something()):
+    gained = (new_n | new_r).reshape(len(lost), -1).any(axis=1)
+    for i in np.flatnonzero((gained | _near(host.holes, drawn)) & put.something()):
         part = window_at(int(drawn.column[i]), int(drawn.row[i]))
+        shines = _brightest(canvas[int(i)], host.hole_rims[part])
+        if not gained[i] and shines < _FAINT * recipe.sigma_n:
+            continue
         inside = host.field[part]
         old = [np.isnan(image[part]) & inside for image in (host.science, host.template)]
         bad_n, bad_r = old[0] | new_n[i], old[1] | new_r[i]
         _fill(host, canvas[int(i)], part, inside, old, (bad_n, bad_r))
+        put.in_template[i] |= bool(canvas.template[i].any() or canvas.template_variance[i].any())
+        # What the host's own holes hide is lost already; they hide more where light was put on them.
+        if not gained[i] and shines < recipe.sigma_n:
+            continue
         images = (
             (host.science[part] + canvas.science[i], 1.0),
             (host.template[part] + canvas.template[i], recipe.flux_ratio),
@@ -88,7 +97,6 @@ def _at_holes(host: Host, drawn: Samples, put: Put) -> tuple[NDArray[np.bool_], 
         gone = moved(bad_n, *recipe.shift) | bad_r
         reach = widened(gone, bad_n & bad_r, images, plan.leak, plan.kernel_radius_px)
         lost[i] = reach[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        put.in_template[i] |= bool(canvas.template[i].any() or canvas.template_variance[i].any())
     return lost, new_n, new_r
 
 
@@ -97,21 +105,33 @@ def _fill(
     old: list[NDArray[np.bool_]], bad: tuple[NDArray[np.bool_], NDArray[np.bool_]],
 ) -> None:  # fmt: skip
     """Turn what was added at holes into what fills them, less what filled them before."""
-    ratio, none = host.recipe.flux_ratio, np.float32(0)
-    (var_n, var_r), both = (plane[part] for plane in host.variances), bad[0] & bad[1]
+    whole = bool(inside.all())
+    ratio = host.recipe.flux_ratio
+    both = bad[0] & bad[1]
     for of_n, of_r, plane_n, plane_r, scale in (
         (canvas.science, canvas.template, host.science[part], host.template[part], ratio),
-        (canvas.science_variance, canvas.template_variance, var_n, var_r, ratio**2),
+        (canvas.science_variance, canvas.template_variance, *host.variances_at(part), ratio**2),
     ):
-        new_n, new_r = plane_n + of_n, plane_r + of_r
-        for added, plane, other, new, was, gone, factor in (
-            (of_n, plane_n, plane_r, new_r, old[0], bad[0], np.float32(scale)),
-            (of_r, plane_r, plane_n, new_n, old[1], bad[1], np.float32(1 / scale)),
+        # Only what lies at a hole is worked out, before any of it is changed.
+        made = []
+        for own, own_before, other, other_before, was, gone, factor in (
+            (of_n, plane_n, of_r, plane_r, old[0], bad[0], np.float32(scale)),
+            (of_r, plane_r, of_n, plane_n, old[1], bad[1], np.float32(1 / scale)),
         ):
-            before = np.nan_to_num(np.where(was, other * factor, plane))
-            after = np.where(both, none, new * factor)
-            added[gone] = np.nan_to_num(after[gone] - before[gone])
-            added[~inside] = 0
+            at = np.nonzero(gone)
+            before = np.where(was[at], other_before[at] * factor, own_before[at])
+            after = np.where(both[at], np.float32(0), (other_before[at] + other[at]) * factor)
+            made.append((own, at, np.nan_to_num(after - np.nan_to_num(before))))
+        for own, at, filled in made:
+            own[at] = filled
+            if not whole:
+                own[~inside] = 0
+
+
+def _brightest(canvas: Canvas, where: NDArray[np.bool_]) -> float:
+    """Largest size of what was added to some pixels, electrons."""
+    found = [np.abs(image[where]).max(initial=0.0) for image in (canvas.science, canvas.template)]
+    return float(max(found))
 
 
 def _near(holes: NDArray[np.bool_], drawn: Samples) -> NDArray[np.bool_]:

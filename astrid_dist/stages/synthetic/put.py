@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from astrid_dist.simulation.artifacts import ARTIFACTS
 from astrid_dist.simulation.canvas import Canvas, Image, Star, View
-from astrid_dist.simulation.painter import paint_points
+from astrid_dist.simulation.painter import paint_patterns, paint_points
 from astrid_dist.simulation.philox import stream
 from astrid_dist.simulation.populations import POPULATIONS
 from astrid_dist.simulation.populations.base import Events
-from astrid_dist.simulation.psf_bank import PsfBank
 from astrid_dist.simulation.trails import paint_comae, paint_trails
 from astrid_dist.stages.synthetic.draw import Samples
 from astrid_dist.stages.synthetic.host import WINDOW, Host
@@ -74,139 +73,152 @@ def put_samples(hosts: Sequence[Host], visit: int, drawn: Samples) -> Put:
     made = Put(
         canvas, np.full(n, np.nan), np.full(n, np.nan), drawn.x.copy(), drawn.y.copy(), drawn.reason.copy()
     )
-    for kind in {one.kind for one in drawn.strata}:
+    ok = drawn.reason == 0
+    points: list[NDArray[np.int64]] = []
+    for kind in sorted({one.kind for one in drawn.strata}):
         chosen = drawn.with_kind(kind)
-        chosen = chosen[drawn.reason[chosen] == 0]
+        chosen = chosen[ok[chosen]]
         if not chosen.size:
             continue
         if kind in POPULATIONS:
-            _put_population(hosts, visit, drawn, kind, chosen, made)
+            events, share = changes(POPULATIONS[kind], hosts, visit, drawn, chosen)
+            if events is None:
+                points.append(chosen)
+            else:
+                _put_sources(hosts, visit, drawn, chosen, events, share, made)
         elif kind in ARTIFACTS:
             _put_artifacts(host, visit, drawn, kind, chosen, made)
+    if points:
+        chosen = np.concatenate(points)
+        _put_sources(hosts, visit, drawn, chosen, None, drawn.sign[chosen], made)
     made.look()
     return made
 
 
-def _put_population(
-    hosts: Sequence[Host], visit: int, drawn: Samples, kind: str, chosen: NDArray[np.int64], made: Put
-) -> None:
-    """Put the sources of one kind; what a star loses is taken from it, what else fades is in the template."""
-    host, population = hosts[visit], POPULATIONS[kind]
+def _put_sources(
+    hosts: Sequence[Host], visit: int, drawn: Samples, chosen: NDArray[np.int64], events: Events | None,
+    share: Array, made: Put,
+) -> None:  # fmt: skip
+    """Put real sources; what a star loses is taken from it, what else fades is in the template.
+
+    `share` is the change of flux in units of that in the visit of their stratum.
+    """
+    host = hosts[visit]
     low, high = np.array([drawn.strata[i].snr for i in chosen]).T
     snr = low * (high / low) ** drawn.own[chosen, 3]
-    negative = np.array([drawn.strata[i].negative for i in chosen])
-    events, share = changes(population, hosts, visit, drawn, chosen, negative)
-    sources = Sources(drawn.items[chosen], chosen, events)
-    best = np.zeros(len(chosen))
-    for v, one in enumerate(hosts):
-        own = np.flatnonzero(drawn.visit[chosen] == v)
-        best[own] = one.flux_of_snr(snr[own], _variance(one, drawn, chosen[own]))
-        best[own] /= _seen(one, drawn, sources.some(own), drawn.x[chosen[own]], drawn.y[chosen[own]])
-    lost = ~np.isfinite(best)
-    made.reason[chosen[lost]] = REASONS.index("masked")
-    flux = np.where(lost, 0.0, best * share)
     dx, dy = motions(events, hosts, visit, drawn, chosen)
     made.x[chosen] += dx
     made.y[chosen] += dy
     on_star = drawn.star[chosen] >= 0
+    in_template = (share < 0) & ~on_star
+    moves = events is not None and any(rate.any() for rate in events.motion())
+    patterns = (
+        None if events is None or not moves else _patterns(host, drawn, events, chosen, made, in_template)
+    )
+    best = np.zeros(len(chosen))
+    for v, one in enumerate(hosts):
+        own = np.flatnonzero(drawn.visit[chosen] == v)
+        best[own] = one.flux_of_snr(snr[own], _variance(one, drawn, chosen[own]))
+    # What moves or spreads is as bright as its own visit's filter for point sources must see it.
+    seen = np.ones(len(chosen)) if patterns is None else patterns.seen
+    lost = ~np.isfinite(best)
+    made.reason[chosen[lost]] = REASONS.index("masked")
+    flux = np.where(lost, 0.0, best * share / seen)
     light = np.array([host.stars[k].flux if k >= 0 else 0.0 for k in drawn.star[chosen]])
     too_much = on_star & (flux < -light / host.recipe.flux_ratio)
     made.reason[chosen[too_much]] = REASONS.index("no flux")
     flux[too_much] = 0.0
     made.flux[chosen] = flux
-    seen = flux * _seen(host, drawn, sources, made.x[chosen], made.y[chosen])
-    made.snr[chosen] = seen / np.sqrt(_variance(host, drawn, chosen) + np.abs(seen) * host.noise_per_flux)
-    missing = (flux < 0) & ~on_star
-    for in_template, which in ((False, np.flatnonzero(~missing)), (True, np.flatnonzero(missing))):
+    noise = _variance(host, drawn, chosen) + np.abs(flux * seen) * host.noise_per_flux
+    made.snr[chosen] = flux * seen / np.sqrt(noise)
+    for template in (False, True):
+        which = np.flatnonzero(in_template == template)
         if which.size:
-            _add(host, drawn, sources.some(which), np.abs(flux[which]) if in_template else flux[which], made,
-                 in_template)  # fmt: skip
+            _add(host, drawn, chosen[which], flux[which], patterns and patterns.some(which), made, template)
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Some samples of one kind of population."""
+class Patterns:
+    """Unit light of sources that are no points, each in its own window."""
 
-    items: NDArray[np.int64]
-    samples: NDArray[np.int64]
-    events: Events | None
-    which: NDArray[np.int64] | None = None
-    """Which of the events they are; None: all."""
+    images: Image
+    """(n, window, window)"""
+    seen: Array
+    """(n,) part of the light that a filter for point sources sees."""
 
-    def some(self, chosen: NDArray[np.int64]) -> "Sources":
+    def some(self, chosen: NDArray[np.int64]) -> "Patterns":
         """Some of them."""
-        which = chosen if self.which is None else self.which[chosen]
-        return Sources(self.items[chosen], self.samples[chosen], self.events, which)
-
-    def parameter(self, name: str) -> Array:
-        """A parameter of their events."""
-        assert self.events is not None
-        values = self.events.parameters[name]
-        return values if self.which is None else values[self.which]
+        return Patterns(self.images[chosen], self.seen[chosen])
 
 
-def _seen(host: Host, drawn: Samples, sources: Sources, x: Array, y: Array) -> Array:
-    """Part of each source's light that a filter for point sources sees: below 1 for trails and comae."""
-    if sources.events is None or not len(sources.items):
-        return np.ones(len(sources.items))
-    pattern = np.zeros((len(sources.items), WINDOW, WINDOW), np.float32)
-    point = np.zeros_like(pattern)
-    flux = np.ones(len(sources.items))
-    at = _window_place(drawn, sources, x, y)
-    _paint(host, sources, pattern, None, *at, flux, host.banks[0], None)
-    paint_points(point, None, *at, flux, host.banks[0])
-    whole = np.sum(point * point, axis=(1, 2))
-    return np.asarray(np.sum(pattern * point, axis=(1, 2)) / np.where(whole > 0, whole, 1), np.float64)
+def _patterns(
+    host: Host, drawn: Samples, events: Events, chosen: NDArray[np.int64], made: Put,
+    in_template: NDArray[np.bool_],
+) -> Patterns:  # fmt: skip
+    """Trails of asteroids, nuclei, comae and tails of comets, where they lie in epoch or template."""
+    images = np.zeros((len(chosen), WINDOW, WINDOW), np.float32)
+    points = np.zeros_like(images)
+    per_px = 1 / host.pair.pixel_scale_arcsec
+    known, (east, north) = events.parameters, events.motion()
+    length = np.hypot(east, north) * float(host.pair.row["exptime"]) / 3600 * per_px
+    for template in (False, True):
+        which = np.flatnonzero(in_template == template)
+        if not which.size:
+            continue
+        at, bank = _window_place(host, drawn, chosen[which], made, template), host.banks[int(template)]
+        part, point = np.zeros((2, len(which), WINDOW, WINDOW), np.float32)
+        if "coma_radius_arcsec" in known:
+            paint_comae(
+                part, None, *at, 1.0, known["coma_radius_arcsec"][which] * per_px,
+                known["nucleus_fraction"][which], bank, tail=known["tail_fraction"][which],
+                tail_px=known["tail_length_arcsec"][which] * per_px,
+                tail_angle_rad=np.deg2rad(known["tail_angle_deg"][which]),
+            )  # fmt: skip
+        else:
+            paint_trails(part, None, *at, 1.0, length[which], np.arctan2(north, -east)[which], bank)
+        paint_points(point, None, *at, 1.0, bank)
+        images[which], points[which] = part, point
+    whole = np.sum(points * points, axis=(1, 2), dtype=np.float64)
+    overlap = np.sum(images * points, axis=(1, 2), dtype=np.float64)
+    # Off the window there is nothing to see, and nothing to scale.
+    return Patterns(images, np.where(whole > 0, overlap / np.where(whole > 0, whole, 1), 1.0))
 
 
-def _window_place(drawn: Samples, sources: Sources, x: Array, y: Array) -> tuple[Array, Array]:
-    half = WINDOW // 2
-    return x - drawn.column[sources.samples] + half, y - drawn.row[sources.samples] + half
+def _window_place(
+    host: Host, drawn: Samples, chosen: NDArray[np.int64], made: Put, in_template: bool
+) -> tuple[Array, Array]:
+    """Places of sources in their windows; stars of the epoch lie off those of the reference."""
+    shift, half = (0.0, 0.0) if in_template else host.recipe.shift, WINDOW // 2
+    return (
+        made.x[chosen] + shift[0] - drawn.column[chosen] + half,
+        made.y[chosen] + shift[1] - drawn.row[chosen] + half,
+    )
 
 
-def _add(host: Host, drawn: Samples, sources: Sources, flux: Array, made: Put, in_template: bool) -> None:
+def _add(
+    host: Host, drawn: Samples, chosen: NDArray[np.int64], flux: Array, patterns: Patterns | None, made: Put,
+    in_template: bool,
+) -> None:  # fmt: skip
     """Paint sources of a kind into epoch or template; flux in electrons of the reference."""
     image = np.zeros((len(flux), WINDOW, WINDOW), np.float32)
     variance = np.zeros_like(image)
-    shift = (0.0, 0.0) if in_template else host.recipe.shift
-    x, y = made.x[sources.samples] + shift[0], made.y[sources.samples] + shift[1]
-    at = _window_place(drawn, sources, x, y)
     # A reference of n epochs has the shot noise of n times the light.
     depth = n_effective(host) if in_template else 1.0
-    scale = depth if in_template else host.recipe.flux_ratio
-    stage = "shot noise of the template" if in_template else "shot noise"
-    bank, key = host.banks[int(in_template)], stream(int(drawn.key), stage)
-    _paint(host, sources, image, variance, *at, flux * scale, bank, key)
-    canvas, chosen = made.canvas, sources.samples
+    electrons = -flux * depth if in_template else flux * host.recipe.flux_ratio
+    key = stream(int(drawn.key), "shot noise of the template" if in_template else "shot noise")
+    items = drawn.items[chosen]
+    if patterns is None:
+        at = _window_place(host, drawn, chosen, made, in_template)
+        paint_points(image, variance, *at, electrons, host.banks[int(in_template)], key=key, items=items)
+    else:
+        paint_patterns(image, variance, patterns.images, electrons, key=key, items=items)
+    canvas = made.canvas
     if in_template:
         canvas.template[chosen] += image / np.float32(depth)
         canvas.template_variance[chosen] += variance / np.float32(depth**2)
     else:
         canvas.science[chosen] += image
         canvas.science_variance[chosen] += variance
-
-
-def _paint(
-    host: Host, sources: Sources, image: Image, variance: Image | None, x: Array, y: Array, flux: Array,
-    bank: PsfBank, key: np.uint64 | None,
-) -> None:  # fmt: skip
-    """Paint sources, each into its own window, as points, trails or comets; flux in the image's electrons."""
-    items = None if key is None else sources.items
-    if sources.events is None:
-        paint_points(image, variance, x, y, flux, bank, key=key, items=items)
-        return
-    per_px = 1 / host.pair.pixel_scale_arcsec
-    if "coma_radius_arcsec" in sources.events.parameters:
-        paint_comae(
-            image, variance, x, y, flux, sources.parameter("coma_radius_arcsec") * per_px,
-            sources.parameter("nucleus_fraction"), bank, tail=sources.parameter("tail_fraction"),
-            tail_px=sources.parameter("tail_length_arcsec") * per_px,
-            tail_angle_rad=np.deg2rad(sources.parameter("tail_angle_deg")), key=key, items=items,
-        )  # fmt: skip
-        return
-    east, north = (rate if sources.which is None else rate[sources.which] for rate in sources.events.motion())
-    length = np.hypot(east, north) * float(host.pair.row["exptime"]) / 3600 * per_px
-    paint_trails(image, variance, x, y, flux, length, np.arctan2(north, -east), bank, key=key, items=items)
 
 
 def n_effective(host: Host) -> float:
@@ -236,7 +248,7 @@ def _put_artifacts(
             one = host.stars[drawn.star[i]]
             star = Star(one.x - column + host.recipe.shift[0], one.y - row + host.recipe.shift[1], one.flux)
         found = artifact.put(
-            made.canvas[int(i)], window_of(host.view, column, row), x, y,
+            made.canvas[int(i)], window_of(host, column, row), x, y,
             drawn.of_kind[i, : artifact.n_draws], drawn.key, int(drawn.items[i]), star,
         )  # fmt: skip
         made.flux[i] = found.flux / host.recipe.flux_ratio
@@ -248,12 +260,14 @@ def window_at(column: int, row: int) -> tuple[slice, slice]:
     return slice(row - half, row + half + 1), slice(column - half, column + half + 1)
 
 
-def window_of(view: View, column: int, row: int) -> View:
-    """The window of a sample, its stars in its own pixels."""
+def window_of(host: Host, column: int, row: int) -> View:
+    """The host as a sample sees it, stars in its own pixels, from its first column and row."""
     part = (slice(row, row + WINDOW), slice(column, column + WINDOW))
+    x, y = host.star_places.T
+    apart = np.maximum(np.abs(x - column - WINDOW / 2), np.abs(y - row - WINDOW / 2))
     near = tuple(
         Star(star.x - column, star.y - row, star.flux)
-        for star in view.stars
-        if abs(star.x - column - WINDOW / 2) < WINDOW and abs(star.y - row - WINDOW / 2) < WINDOW
+        for star in (host.stars[k] for k in np.flatnonzero(apart < WINDOW))
     )
+    view = host.view
     return replace(view, science=view.science[part], template=view.template[part], stars=near)

@@ -188,5 +188,5 @@ def finish(pixels: Float32, pattern: Float32, host: Host, at: NDArray[Any]) -> S
     """
     x, y = (np.ascontiguousarray(at[:, k], np.int64) for k in (0, 1))
     target = np.zeros(pattern.shape, bool)
-    footprints(np.nan_to_num(pattern), host.sigma_d, x, y, target)
-    return Stamps(pixels, target, peaks(np.ascontiguousarray(pixels[:, 3]), x, y))
+    footprints(pattern, host.sigma_d, x, y, target)
+    return Stamps(pixels, target, peaks(pixels[:, 3], x, y))

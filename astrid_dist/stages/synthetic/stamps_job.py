@@ -175,14 +175,16 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     shard = shard_samples(options)
     first, last = key.epoch * shard, min((key.epoch + 1) * shard, one.number)
     strata, where = strata_of(options), assignment_of(options, one.name, one.number)
-    parts = []
+    columns: dict[str, NDArray[Any]] = {}
     read = 0.0
     for start in range(first, last, SAMPLE_GROUP):
         items = np.arange(start, min(start + SAMPLE_GROUP, last))
         made, spent = make_group(options, one, where.of(items), strata, items)
         read += spent
-        parts.append(made)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for name, values in made.items():
+            if name not in columns:
+                columns[name] = np.empty((last - first, *values.shape[1:]), values.dtype)
+            columns[name][start - first : start - first + len(items)] = values
     computed = perf_counter()
     region = {"sample": slice(first, last)}
     writer = ProductWriter(Location.parse(options.output), key.group)

@@ -20,6 +20,8 @@ DEFAULT_MIX = {
     "cosmic_ray": 0.06, "bad_pixel": 0.05, "trail": 0.05, "ghost": 0.04, "edge": 0.04, "noise": 0.05,
     "unknown": 0.05,
 }  # fmt: skip
+#: Weight of a kind among those of its class, where it is not 1: comets are few, and costly to draw.
+WEIGHTS = {"comet": 0.25}
 _ROUNDS = 4
 
 
@@ -63,7 +65,7 @@ def make_strata(
     mix : mapping of str to float
         Class to share, scaled to sum 1.
     kinds : sequence of str
-        Kinds wanted; those of one class share evenly.
+        Kinds wanted; those of one class share by `WEIGHTS`.
     environments : mapping of str to mapping
         Environment shares of each kind.
     snr : (float, float)
@@ -84,8 +86,9 @@ def make_strata(
     found = []
     for name, share in mix.items():
         members = [kind for kind in kinds if KINDS[kind] == name]
-        for kind in members:
-            of_kind = share / total / len(members)
+        weights = [WEIGHTS.get(kind, 1.0) for kind in members]
+        for kind, weight in zip(members, weights, strict=True):
+            of_kind = share / total * weight / sum(weights)
             whole = sum(environments[kind].values())
             for place, part in environments[kind].items():
                 each = of_kind * part / whole
