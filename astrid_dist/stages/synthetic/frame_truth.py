@@ -70,7 +70,7 @@ def source_rows(
     image, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     key = stream(settings.seed, f"shot noise of {what}")
     exposed = float(pair.row["exptime"]), pair.pixel_scale_arcsec
-    shining = put & (painted != 0)
+    shining = put & (np.abs(painted * ratio) > _NO_LIGHT)
     at = at_x + dx, at_y + dy
     paint(image, variance, frame.banks[0], sources, shining, at, painted * ratio, exposed, key)
     frame.canvas.science[...] += image

@@ -22,6 +22,7 @@ from astrid_dist.stages.blocks import WORKER_BASE_BYTES, field_shape, put_reques
 from astrid_dist.stages.comparison import file_of
 from astrid_dist.stages.parts import put_part, read_parts
 from astrid_dist.stages.publishing import forget, publish
+from astrid_dist.stages.selection import epochs_digest
 from astrid_dist.stages.synthetic import frame_truth as truth
 from astrid_dist.stages.synthetic.frame import Frame, open_frame
 from astrid_dist.stages.synthetic.frame_artifacts import LEFT_OUT, artifact_kinds, put_artifacts
@@ -86,7 +87,9 @@ def plan(settings: Settings) -> Plan:
         requests=len(keys) * (2 * layouts + 4 * put_requests(4 * largest) + 6),
         peak_memory_bytes=WORKER_BASE_BYTES + BYTES_PER_PIXEL * largest,
     )
-    inputs = {"survey": str(survey), "reference": str(reference), **inputs["surveys"][0]}
+    # A survey may have grown since a job was planned: its own epochs are what counts.
+    digests = {group: epochs_digest(ProductReader(survey, group), one) for group, one in chosen.items()}
+    inputs = {**inputs["surveys"][0], "epochs": digests}
     job = Job(
         "inject", "astrid_dist.stages.inject:task", settings.output, planned.model_dump(mode="json"), inputs
     )
