@@ -14,12 +14,14 @@ from astrid_dist.stages.synthetic.host import PAD, Host
 from astrid_dist.stages.synthetic.strata import Stratum
 from astrid_dist.store.layouts import TILE
 from astrid_dist.store.sample_layout import STAMP
-from astrid_dist.taxonomy import ENVIRONMENTS, ORIGINS, REASONS, kind_code
+from astrid_dist.taxonomy import BOGUS, ENVIRONMENTS, ORIGINS, REASONS, kind_code
 
 Array = NDArray[np.float64]
 
 #: Uniform numbers of a sample: its place, its strength and times, and what its kind draws.
 PLACE_DRAWS, OWN_DRAWS, KIND_DRAWS = 8, 8, 24
+#: SNR above which stars are chosen alike.
+_BRIGHTEST = 3000.0
 #: What counts as a detection where nothing was put, and as a peak of noise: S_corr.
 DETECTED, NOISE_PEAK = 5.0, 3.0
 
@@ -95,6 +97,7 @@ def draw_samples(
     x, y = found.x.copy(), found.y.copy()
     reason = found.reason.astype(np.int8)
     star = np.where(codes == ENVIRONMENTS.index("star"), found.host, -1)
+    _place_on_bright_stars(host, strata, draws, x, y, reason, star)
     _place_peaks(host, strata, draws, x, y, reason, known)
     own = draws[:, PLACE_DRAWS : PLACE_DRAWS + OWN_DRAWS]
     # Objects lie anywhere in their pixel, and the stamp is cut as a detection's would be: not quite on them.
@@ -110,6 +113,28 @@ def draw_samples(
     reason[(reason == 0) & outside] = REASONS.index("outside")
     visit = np.minimum((own[:, 2] * visits).astype(np.int64), visits - 1)
     return Samples(strata, items, key, draws, x, y, column, row, visit, star, reason)
+
+
+def _place_on_bright_stars(
+    host: Host, strata: Sequence[Stratum], draws: Array, x: Array, y: Array, reason: NDArray[np.int8],
+    star: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Artifacts are made of bright stars: chance by SNR, since what stars leave grows with it."""
+    wanted = [i for i, one in enumerate(strata) if one.classification in BOGUS and one.environment == "star"]
+    if not wanted:
+        return
+    sites = host.sites
+    snr = np.where(sites.bright, np.minimum(host.star_snr, _BRIGHTEST), 0.0)
+    column, row = np.rint(sites.star_x).astype(int), np.rint(sites.star_y).astype(int)
+    inside = (column >= 0) & (row >= 0) & (column < sites.usable.shape[1]) & (row < sites.usable.shape[0])
+    inside[inside] = sites.usable[row[inside], column[inside]]
+    chance = np.cumsum(np.where(inside, snr, 0.0))
+    for i in wanted:
+        if not chance.size or chance[-1] <= 0:
+            reason[i] = REASONS.index("no site")
+            continue
+        which = int(np.searchsorted(chance, draws[i, 0] * chance[-1], side="right"))
+        x[i], y[i], star[i], reason[i] = sites.star_x[which], sites.star_y[which], which, 0
 
 
 def _place_peaks(

@@ -49,7 +49,7 @@ def full_stamps(host: Host, drawn: Samples, put: Put, options: Options) -> Stamp
         cut_images(added, 0, planes[2] - host.difference, column, row, 1.0)
         pattern[chosen] = added[:, 0]
     at = np.stack([np.rint(put.x) - drawn.column, np.rint(put.y) - drawn.row], axis=1) + STAMP // 2
-    return finish(pixels, pattern, host, np.clip(np.nan_to_num(at), -9, STAMP + 9))
+    return finish(pixels, pattern, host, drawn, np.clip(np.nan_to_num(at), -9, STAMP + 9))
 
 
 def apart(drawn: Samples, put: Put) -> Iterator[NDArray[np.int64]]:

@@ -97,6 +97,13 @@ class Host:
         return np.array([(star.x, star.y) for star in self.stars], np.float64).reshape(-1, 2)
 
     @cached_property
+    def star_snr(self) -> NDArray[np.float64]:
+        """(n,) SNR of `stars` in the epoch, above its sky and their own shot noise."""
+        flux = np.array([star.flux for star in self.stars], np.float64)
+        sky = self.recipe.sigma_n**2 / float(np.square(self.recipe.psf_n).sum())
+        return np.asarray(flux / np.sqrt(sky + np.maximum(flux, 0)))
+
+    @cached_property
     def galaxies(self) -> Galaxies:
         """Of the reference, in pixels of the padded tile."""
         return find_galaxies(
@@ -157,8 +164,6 @@ class Host:
     @cached_property
     def sites(self) -> Sites:
         """Galaxies, stars and sky that sources can be put on, in pixels of the padded tile."""
-        flux = np.array([star.flux for star in self.stars])
-        least = BRIGHT_SNR * self.recipe.sigma_n / np.sqrt(np.square(self.recipe.psf_n).sum())
         found = np.isfinite(self.score)
         (left, top), (right, bottom) = self.limits
         inner = np.zeros(found.shape, bool)
@@ -169,7 +174,7 @@ class Host:
             galaxies=self.galaxies,
             star_x=self.star_places[:, 0],
             star_y=self.star_places[:, 1],
-            bright=flux > least,
+            bright=self.star_snr > BRIGHT_SNR,
             usable=found & inner,
             data=found | (beyond & self.field),
             saturated=(self.mask & int(Flag.SATURATED)) != 0,

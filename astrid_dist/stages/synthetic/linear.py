@@ -63,7 +63,7 @@ def linear_stamps(host: Host, drawn: Samples, put: Put) -> Stamps:
     pixels[:, 1][bad_r[inner]] = np.nan
     at = np.stack([np.rint(put.x) - drawn.column, np.rint(put.y) - drawn.row], axis=1) + STAMP // 2
     at = np.clip(np.nan_to_num(at), -9, STAMP + 9)
-    return finish(pixels, added_d[:, 1:-1, 1:-1], host, at)
+    return finish(pixels, added_d[:, 1:-1, 1:-1], host, drawn, at)
 
 
 def _at_holes(host: Host, drawn: Samples, put: Put) -> tuple[NDArray[np.bool_], ...]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.simulation.philox import compiled
+from astrid_dist.stages.synthetic.draw import Samples
 from astrid_dist.stages.synthetic.host import Host
 from astrid_dist.store.sample_layout import STAMP
 
@@ -27,7 +28,9 @@ class Stamps:
     target: NDArray[np.bool_]
     """(n, v, u) where its own pattern stands above one sigma of the difference, joined to its middle."""
     peak: Float32
-    """(n,) S_corr of largest size within two pixels of the middle."""
+    """(n,) S_corr of largest size within two pixels of the object."""
+    strength: Float32
+    """(n,) largest change of S_corr in the stamp; infinite where data were lost."""
 
 
 @compiled
@@ -169,13 +172,30 @@ def _peaks(score: Float32, x: Int64, y: Int64, found: Float32) -> None:
                     found[i] = score[i, v, u]
 
 
+@compiled
+def _strengths(score: Float32, before: Float32, column: Int64, row: Int64, found: Float32) -> None:
+    """Largest change of S_corr in each stamp."""
+    half = score.shape[1] // 2
+    for i in range(score.shape[0]):
+        for v in range(score.shape[1]):
+            for u in range(score.shape[2]):
+                was = before[row[i] - half + v, column[i] - half + u]
+                if was != was:
+                    continue
+                apart = abs(score[i, v, u] - was)
+                if apart != apart:
+                    found[i] = np.float32(np.inf)
+                elif apart > found[i]:
+                    found[i] = apart
+
+
 def scales_of(host: Host) -> NDArray[np.float64]:
     """Noise by which science, template and difference are divided, electrons of each."""
     return np.array([host.recipe.sigma_n, host.recipe.sigma_r, host.sigma_d])
 
 
-def finish(pixels: Float32, pattern: Float32, host: Host, at: NDArray[Any]) -> Stamps:
-    """Stamps with target and peak.
+def finish(pixels: Float32, pattern: Float32, host: Host, drawn: Samples, at: NDArray[Any]) -> Stamps:
+    """Stamps with target, peak and strength.
 
     Parameters
     ----------
@@ -183,10 +203,13 @@ def finish(pixels: Float32, pattern: Float32, host: Host, at: NDArray[Any]) -> S
     pattern : (n, v, u) float32
         What was added to the difference, electrons of the reference.
     host : Host
+    drawn : Samples
     at : (n, 2) int
         Pixel (x, y) of each stamp that its object lies in.
     """
     x, y = (np.ascontiguousarray(at[:, k], np.int64) for k in (0, 1))
     target = np.zeros(pattern.shape, bool)
     footprints(pattern, host.sigma_d, x, y, target)
-    return Stamps(pixels, target, peaks(pixels[:, 3], x, y))
+    strength = np.zeros(len(pixels), np.float32)
+    _strengths(pixels[:, 3], host.score, drawn.column, drawn.row, strength)
+    return Stamps(pixels, target, peaks(pixels[:, 3], x, y), strength)

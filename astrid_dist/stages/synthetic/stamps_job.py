@@ -30,10 +30,12 @@ from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.sample_layout import PLANES, SAMPLE_GROUP, STAMP, cuts
 from astrid_dist.store.templates import create_group, create_product
 from astrid_dist.store.writing import ProductWriter, ShardDigest
-from astrid_dist.taxonomy import CLASSES, REAL, REASONS, class_bit
+from astrid_dist.taxonomy import BOGUS, CLASSES, REAL, REASONS, class_bit
 
 #: Encoded bytes of a sample-visit, measured: pixels, target and truth.
 _BYTES = 13_500
+#: Classes of artifacts that are kept only where they change S_corr by so much.
+_MUST_SHOW, _LEAST = frozenset(BOGUS) - {"noise"}, 3.0
 #: Samples that one tile gives before its noise repeats itself much: 64 stamps cover it once.
 _OFTEN = 40 * 64
 
@@ -223,6 +225,7 @@ def make_group(
     base |= codes_of(drawn)
     bits = np.array([class_bit(stratum.classification) for stratum in wanted], np.uint16)
     reason = drawn.reason.copy()
+    strength = np.zeros(len(items), np.float32)
     for visit, host in enumerate(hosts):
         put = put_samples(hosts, visit, drawn)
         made = (
@@ -231,11 +234,15 @@ def make_group(
             else full_stamps(host, drawn, put, settings.tiles)
         )
         reason = np.maximum(reason, put.reason)
+        strength = np.maximum(strength, made.strength)
         base["pixels"][:, visit] = quantise(made.pixels)
         base["target"][:, visit] = np.where(made.target, bits[:, None, None], 0)
         columns = _visit_columns(host, drawn, put, made.peak, band_names(one))
         for name, values in columns.items():
             base[name][:, visit] = values
+    # What cannot be seen is no example of its kind; noise is what it is.
+    seen = np.array([one.classification not in _MUST_SHOW for one in wanted]) | (strength >= _LEAST)
+    reason[(reason == 0) & ~seen] = REASONS.index("no flux")
     failed = reason != 0
     base["reason"], base["injectable"] = reason.astype(np.int8), ~failed
     base["target"][failed] = 0
