@@ -119,7 +119,8 @@ def contact_sheet(rows: Sequence[Row], columns: int = 6, width_in: float = 12.0)
         Of the figure, inches.
     """
     strips = [[strip(row.planes[k], _of(row.target, k)) for k in range(_shown(row, columns))] for row in rows]
-    lines = [_line(parts, columns) for parts in strips]
+    width = max((sum(one.shape[1] + _BETWEEN for one in parts) for parts in strips), default=0)
+    lines = [_line(parts, max(width, 1)) for parts in strips]
     heights = [width_in * line.shape[0] / line.shape[1] + 0.34 for line in lines]
     figure, axes = new_figure(width_in, sum(heights) + 0.1, len(rows), 1, heights)
     for one, row, parts, line in zip(np.atleast_1d(axes), rows, strips, lines, strict=True):
@@ -141,14 +142,14 @@ def _of(target: NDArray[Any] | None, k: int) -> NDArray[Any] | None:
     return None if target is None else target[k]
 
 
-def _line(parts: Sequence[Picture], columns: int) -> Picture:
-    """(v, w, 4) strips beside one another; where there are fewer than `columns`, nothing."""
-    height, width = parts[0].shape if parts else (1, 24)
-    line = np.zeros((height, columns * (width + _BETWEEN) - _BETWEEN, 4), np.uint8)
-    for k, part in enumerate(parts):
-        first = k * (width + _BETWEEN)
-        line[:, first : first + width, :3] = palette()[part]
-        line[:, first : first + width, 3] = 255
+def _line(parts: Sequence[Picture], width: int) -> Picture:
+    """(v, width, 4) strips beside one another, then nothing: a pixel is as large in every row."""
+    line = np.zeros((max((part.shape[0] for part in parts), default=1), width, 4), np.uint8)
+    first = 0
+    for part in parts:
+        last = first + part.shape[1]
+        line[:, first:last, :3], line[:, first:last, 3] = palette()[part], 255
+        first = last + _BETWEEN
     return line
 
 
