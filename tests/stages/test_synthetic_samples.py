@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from astrid_dist.errors import ConfigError
 from astrid_dist.imaging.masks import source_free
 from astrid_dist.stages.synthetic import stamps_job
 from astrid_dist.stages.synthetic.draw import draw_samples
@@ -107,7 +108,7 @@ def test_signal_to_noise_is_that_asked_for_and_the_score_shows_it(host, environm
     if environment == "empty":
         pulls = stamps.peak[ok] - put.snr[ok]
         assert abs(np.mean(pulls)) < 0.35  # a peak is the largest of its pixels
-        assert 0.8 < np.std(pulls) < 1.25
+        assert 0.7 < np.std(pulls) < 1.25
 
 
 def test_flux_is_conserved_into_the_difference(host):
@@ -198,3 +199,27 @@ def test_a_group_of_samples_holds_every_variable(host):
     assert np.all(columns["weight"][~ok] == 0)
     assert not columns["target"][~ok].any()
     np.testing.assert_array_equal(columns["item"], items)
+
+
+def test_stored_samples_may_be_augmented_and_say_so(host):
+    made_of = small_survey()
+    asked = {
+        "survey": made_of.survey, "reference": made_of.reference, "output": "memory://samples", "samples": 40,
+        "way": "fast", "splits": {"train": 1}, "mix": {"transient": 1}, "snr": (30, 100),
+    }  # fmt: skip
+    columns = []
+    for augment in ([], [{"flip": {}}]):
+        settings = Settings.model_validate(stamps_job.plan(Settings(**asked, augment=augment)).job.settings)
+        one, strata = stamps_job.sample_sets(settings)[0], stamps_job.strata_of(settings)
+        where, items = stamps_job.assignment_of(settings, one.name, one.number), np.arange(40)
+        columns.append(stamps_job.make_group(settings, one, where.of(items), strata, items)[0])
+    plain, flipped = columns
+    ok = plain["injectable"]
+    np.testing.assert_array_equal(plain["flux"], flipped["flux"])
+    np.testing.assert_allclose(np.abs(plain["offset_x"][ok]), np.abs(flipped["offset_x"][ok]), atol=1e-6)
+    turned = (plain["pixels"] != flipped["pixels"]).any(axis=(1, 2, 3, 4))
+    assert 0.4 < turned.mean() < 1  # one in four is flipped along neither axis
+    same = np.isclose(plain["peak"], flipped["peak"], equal_nan=True)
+    assert same[ok].all()
+    with pytest.raises(ConfigError, match="flop"):
+        stamps_job.plan(Settings(**asked, augment=[{"flop": {}}]))

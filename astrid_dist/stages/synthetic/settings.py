@@ -72,6 +72,10 @@ class Settings(BaseModel):
     shard_samples: int = Field(
         default=0, ge=0, description=f"samples per shard, a multiple of {SAMPLE_GROUP}; 0: about 4096 visits"
     )
+    augment: list[dict[str, dict[str, Any]]] = Field(
+        default=[],
+        description="transforms of stored samples, as [{flip: {}}, {jitter: {px: 0.5}}]; a loader has them too",
+    )
     draw: Literal["uniform", "physical"] = Field(
         default="uniform",
         description="uniform: even in log SNR; physical: as populations are seen by the survey (frames)",

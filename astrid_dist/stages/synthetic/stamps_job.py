@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import InputError
+from astrid_dist.simulation.augmentation import Compose
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES
 from astrid_dist.stages.selection import epochs_of_quality
+from astrid_dist.stages.synthetic.augmented import augment
 from astrid_dist.stages.synthetic.draw import codes_of, draw_samples
 from astrid_dist.stages.synthetic.full import full_stamps
 from astrid_dist.stages.synthetic.host import Host, open_host
@@ -48,6 +50,7 @@ def plan(settings: Settings) -> Plan:
     planned = settings.model_copy(update={"resolved": resolved or found})
     sets = sample_sets(planned)
     strata_of(planned)
+    Compose.read(settings.augment)  # refuses what it cannot do, before anything runs
     shard = shard_samples(planned)
     keys = KeyGrid([KeyBlock(one.name, range(-(-one.number // shard))) for one in sets])
     job = Job(
@@ -247,6 +250,8 @@ def make_group(
     base["reason"], base["injectable"] = reason.astype(np.int8), ~failed
     base["target"][failed] = 0
     base["weight"] = np.where(failed, 0, 1).astype(np.float32)
+    if settings.augment:
+        augment(base, Compose.read(settings.augment), settings.seed)
     return base, opened - started
 
 
