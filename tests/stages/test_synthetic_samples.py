@@ -219,7 +219,7 @@ def test_stored_samples_may_be_augmented_and_say_so(host):
     np.testing.assert_allclose(np.abs(plain["offset_x"][ok]), np.abs(flipped["offset_x"][ok]), atol=1e-6)
     turned = (plain["pixels"] != flipped["pixels"]).any(axis=(1, 2, 3, 4))
     assert 0.4 < turned.mean() < 1  # one in four is flipped along neither axis
-    same = np.isclose(plain["peak"], flipped["peak"], equal_nan=True)
+    same = np.isclose(plain["peak"], flipped["peak"], atol=0.1, equal_nan=True)  # of rounded pixels
     assert same[ok].all()
     with pytest.raises(ConfigError, match="flop"):
         stamps_job.plan(Settings(**asked, augment=[{"flop": {}}]))

@@ -74,7 +74,7 @@ class Settings(BaseModel):
     )
     augment: list[dict[str, dict[str, Any]]] = Field(
         default=[],
-        description="transforms of stored samples, as [{flip: {}}, {jitter: {px: 0.5}}]; a loader has them too",
+        description="transforms of what is stored, as [{flip: {}}, {jitter: {px: 0.5}}]; loaders do so too",
     )
     draw: Literal["uniform", "physical"] = Field(
         default="uniform",
