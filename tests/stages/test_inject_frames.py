@@ -127,6 +127,21 @@ def test_light_is_added_with_its_variance_where_the_truth_says(made_of: SmallSur
     assert marked.sum() <= 9 * len(rows)
 
 
+def test_each_source_has_the_snr_that_was_drawn_in_one_of_the_epochs(
+    made_of: SmallSurvey, tmp_path: Path
+) -> None:
+    url = inject(
+        made_of, tmp_path / "drawn.zarr", snr=[19.9, 20.1], artifacts=0.0, kinds=["SN Ia", "asteroid"]
+    )
+    rows = sources_of(url)
+    rows = rows[rows["injectable"]]
+    nearest = (np.log(rows["snr"].where(rows["snr"] > 0) / 20)).abs().groupby(rows["id"]).min()
+    assert len(nearest) >= 12
+    # The noise is known before anything is read from the sky, its mesh and the reference.
+    assert nearest.median() < 0.08
+    assert (nearest < 0.3).mean() > 0.9
+
+
 def test_realisations_have_the_same_sky_and_their_own_noise_and_artifacts(injected: str) -> None:
     rows, made = truth_of(injected), reader_of(injected)
     first, second = (

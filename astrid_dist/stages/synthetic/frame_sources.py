@@ -85,7 +85,9 @@ def digest_of_light(settings: Settings, field: str) -> str:
 
 def field_sources(settings: Settings, field: str) -> FieldSources:
     """Sources of a field of a planned job, kept for its next epochs."""
-    return _drawn(settings.model_dump_json(exclude={"output", "realisations", "artifacts"}), field)
+    own = {**settings.resolved, "epochs": [groups_of_field(settings, field)]}
+    said = settings.model_copy(update={"resolved": own})
+    return _drawn(said.model_dump_json(exclude={"output", "realisations", "artifacts"}), field)
 
 
 @lru_cache(2)

@@ -47,7 +47,7 @@ def source_rows(
 
     `what` names the exposure: shot noise follows from it and the job's seed.
     """
-    pair, group = frame.pair, frame.pair.survey.group
+    pair, group, canvas = frame.pair, frame.pair.survey.group, frame.canvas
     mjd = np.array([float(pair.row["mjd"])])
     x, y = sources.places(mjd[0])
     light, held = sources.light(group, mjd)[:, 0], sources.template(group)
@@ -63,23 +63,29 @@ def source_rows(
         np.clip(np.rint(at).astype(int), 0, n - 1) for at, n in ((at_y + dy, height), (at_x + dx, width))
     )
     bad = (frame.raw["mask"][row, column] & int(UNUSABLE)) != 0
-    bad |= ~np.isfinite(frame.raw["image"][row, column])
+    bad |= ~np.isfinite(frame.raw["image"][row, column] + canvas.science[row, column])
     there = np.array([not one for one in sources.reason], bool) & inside
     put = there & ~bad & (painted + base >= 0)
-    shape = frame.raw["image"].shape
-    image, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     key = stream(settings.seed, f"shot noise of {what}")
     exposed = float(pair.row["exptime"]), pair.pixel_scale_arcsec
     shining = put & (np.abs(painted * ratio) > _NO_LIGHT)
     at = at_x + dx, at_y + dy
-    paint(image, variance, frame.banks[0], sources, shining, at, painted * ratio, exposed, key)
-    frame.canvas.science[...] += image
-    frame.canvas.science_variance[...] += variance
+    paint(
+        canvas.science,
+        canvas.science_variance,
+        frame.banks[0],
+        sources,
+        shining,
+        at,
+        painted * ratio,
+        exposed,
+        key,
+    )
     for k in np.flatnonzero(shining):
-        frame.canvas.mask[max(row[k] - 1, 0) : row[k] + 2, max(column[k] - 1, 0) : column[k] + 2] |= (
-            np.uint16(Flag.INJECTED)
+        canvas.mask[max(row[k] - 1, 0) : row[k] + 2, max(column[k] - 1, 0) : column[k] + 2] |= np.uint16(
+            Flag.INJECTED
         )
-    peak = np.where(put, frame.raw["image"][row, column] + image[row, column], 0.0)
+    peak = np.where(put, frame.raw["image"][row, column] + canvas.science[row, column], 0.0)
     edge = np.minimum.reduce([x, y, width - 1 - x, height - 1 - y])
     total = np.where(put, base + (light if sources.in_reference else change), np.nan)
     # What moves and is not in this epoch has no row in it.
