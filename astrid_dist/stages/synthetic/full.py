@@ -21,6 +21,9 @@ from astrid_dist.store.sample_layout import PLANES, STAMP
 
 Float32 = NDArray[np.float32]
 
+#: Pixels beyond what was put in at which the filters of a pair have forgotten it.
+_BEYOND = 5
+
 
 def full_stamps(host: Host, drawn: Samples, put: Put, options: Options) -> Stamps:
     """Stamps of samples whose pair was subtracted after they had been put in.
@@ -53,8 +56,9 @@ def full_stamps(host: Host, drawn: Samples, put: Put, options: Options) -> Stamp
 
 
 def apart(drawn: Samples, put: Put) -> Iterator[NDArray[np.int64]]:
-    """Samples in sets within which no two windows overlap; those with nothing put in need no other room."""
-    empty = ~put.something()
+    """Samples in sets within which none reaches into another's stamp; what is empty needs no room."""
+    reach = _reaches(put.canvas)
+    half = STAMP // 2 + _BEYOND
     left = np.arange(len(drawn.items))
     while left.size:
         taken: list[int] = []
@@ -62,10 +66,23 @@ def apart(drawn: Samples, put: Put) -> Iterator[NDArray[np.int64]]:
             far = np.maximum(
                 np.abs(drawn.column[taken] - drawn.column[i]), np.abs(drawn.row[taken] - drawn.row[i])
             )
-            if not taken or np.all((far >= WINDOW) | (empty[taken] & empty[i])):
+            longest = np.maximum(reach[taken], reach[i])
+            if not taken or np.all((far >= half + longest) | (longest < 0)):
                 taken.append(int(i))
         yield np.array(taken)
         left = np.setdiff1d(left, taken)
+
+
+def _reaches(canvas: Canvas) -> NDArray[np.int64]:
+    """How far from the middle of each window anything was put, pixels; -1 for nothing."""
+    something = np.zeros(canvas.science.shape, bool)
+    for light in _light(canvas):
+        something |= light != 0
+    for bits in _bits(canvas):
+        something |= bits != 0
+    steps = np.abs(np.arange(WINDOW) - WINDOW // 2)
+    along = [np.where(something.any(axis=axis), steps, -1).max(axis=1) for axis in (1, 2)]
+    return np.asarray(np.maximum(*along))
 
 
 def _light(canvas: Canvas) -> tuple[Float32, ...]:
