@@ -1,6 +1,7 @@
 """How bright a source is in each visit beside the visit it was drawn for, and where it is then."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ def band_of_host(host: Host) -> Band:
     """Band of a host's epoch."""
     survey = str(host.pair.survey.attributes.get("survey", "generic"))
     name = str(host.pair.survey.attributes.get("band", host.pair.survey.group.rpartition("/")[2]))
+    return _band(survey, name)
+
+
+@lru_cache(64)
+def _band(survey: str, name: str) -> Band:
+    """A band of a survey that is shipped, else of the generic one; its profile is read once."""
     return band_of(survey if survey in profile_names() else "generic", name)
 
 
