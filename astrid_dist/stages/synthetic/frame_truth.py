@@ -7,7 +7,8 @@ epoch; ``snr`` what a filter for points sees of it over the noise of its differe
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from astrid_dist.flags import UNUSABLE, Flag
 from astrid_dist.imaging.resampling import Grid
 from astrid_dist.simulation.philox import stream
 from astrid_dist.simulation.truth import INJECTABLE_EDGE_PX
-from astrid_dist.stages.comparison import REAL, file_of
+from astrid_dist.stages.comparison import file_of
 from astrid_dist.stages.synthetic.frame import Frame
+from astrid_dist.stages.synthetic.frame_artifacts import OF_TEMPLATE
 from astrid_dist.stages.synthetic.frame_light import FieldSources
 from astrid_dist.stages.synthetic.frame_paint import paint, seen_by_points
 from astrid_dist.stages.synthetic.settings import Settings
@@ -25,6 +27,9 @@ from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_truth
 from astrid_dist.store.reading import ProductReader
 from astrid_dist.taxonomy import KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -161,7 +166,7 @@ def held_rows(
     if not sources.in_reference:
         base = lasting_light(reference, sources, sources.x, sources.y)
         light = np.where(varies, base, 0.0)[:, None] * np.ones(len(one.member_mjd))
-    light[sources.moves] = 0.0
+    light[sources.moves | np.array([bool(one) for one in sources.reason], bool)] = 0.0
     kept = np.flatnonzero((light > _NO_LIGHT).any(axis=1) & np.isfinite(sources.x))
     zeropoint = np.nan if made["zeropoint"] is None else float(made["zeropoint"])
     parts = []
@@ -184,10 +189,9 @@ def held_rows(
 
 def left_rows(frame: Frame, reference: Location, variance: NDArray[np.float32]) -> Columns:
     """Rows of what an injected reference holds that no source of the epochs is: gone from all of them."""
-    table = open_truth(reference).to_dataframe()
+    left = _left_behind(str(reference))
     field, _, band = frame.pair.survey.group.rpartition("/")
-    here = (table["field"] == field) & (table["band"] == band) & (table["kind"] == "template contamination")
-    rows = table[here].drop_duplicates("id")
+    rows = left[(left["field"] == field) & (left["band"] == band)]
     n, x, y = len(rows), rows["x"].to_numpy(np.float64), rows["y"].to_numpy(np.float64)
     ratio, _, _ = frame.along(x, y)
     held = rows["flux"].to_numpy(np.float64)
@@ -201,6 +205,13 @@ def left_rows(frame: Frame, reference: Location, variance: NDArray[np.float32]) 
         **{name: rows[name].to_numpy(object) for name in ("class", "kind", "host")},
         "injectable": np.ones(n, bool),
     }
+
+
+@lru_cache(2)
+def _left_behind(reference: str) -> "pd.DataFrame":
+    """What was put into a reference alone, one row for each."""
+    table = open_truth(reference).to_dataframe()
+    return table[table["kind"].isin(OF_TEMPLATE)].drop_duplicates("id")
 
 
 def shared(survey: ProductReader, n: int, source: str, epoch: int, mjd: float) -> Columns:
@@ -234,8 +245,3 @@ def magnitudes(flux: Array, zeropoint: float) -> Array:
 def joined(parts: Sequence[Columns]) -> Columns:
     """Rows of several parts, one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-
-
-def countable(rows: Columns) -> int:
-    """Sources that were put in."""
-    return int(np.count_nonzero(rows["injectable"] & np.isin(rows["class"].astype(str), REAL)))

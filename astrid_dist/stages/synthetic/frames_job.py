@@ -43,7 +43,6 @@ from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.tables import write_table
 from astrid_dist.store.templates import create_group, create_product, grow
 from astrid_dist.store.writing import ProductWriter
-from astrid_dist.taxonomy import KINDS
 
 #: Bytes of memory per pixel of a frame: planes of epoch and reference, canvas, what is found in a field; and
 #: what libraries of light curves and compiled painters take. Measured at 512 and 2048 px: 164, and 120 MB.
@@ -190,7 +189,8 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         frame = open_frame(options, reference, key.group, index)
     except InputError as error:
         _keep(options, key, reader, parts)
-        return TaskOutcome({}, {**scalars, "valid": False, "reason": str(error)}, quarantined=str(error))
+        lost = {"valid": False, "verdict": "quarantined", "reason": str(error)}
+        return TaskOutcome({}, {**scalars, **lost}, quarantined=str(error))
     read = perf_counter()
     what = f"{key.group} {index} {realisation}"
     artifacts = put_artifacts(frame, options, artifact_kinds(options, "epochs"), what)
@@ -274,7 +274,6 @@ def _left_behind(
     rows = truth.artifact_rows(artifacts, -1 - number) | {
         "flux": held,
         "mag": truth.magnitudes(held, zeropoint),
-        "class": np.array([KINDS[kind] for kind in artifacts["kind"]], object),
     }
     mjds = field_sources(options, key.group.rpartition("/")[0]).bands[key.group].member_mjd
     return [
