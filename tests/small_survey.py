@@ -21,20 +21,27 @@ class SmallSurvey:
 
 @cache
 def small_survey(
-    size_px: int = 384, epochs: int = 6, bands: tuple[str, ...] = ("r",), seed: int = 5
+    size_px: int = 384, epochs: int = 6, bands: tuple[str, ...] = ("r",), seed: int = 5, profile: str = ""
 ) -> SmallSurvey:
-    """Make it once per process; stars, galaxies and noise, cosmic rays, and nothing that changes."""
+    """Make it once per process; stars, galaxies and noise, cosmic rays, and nothing that changes.
+
+    `profile` names the survey that it is to look like; a generic telescope where left out.
+    """
     folder = Path(mkdtemp(prefix="small-survey-"))
     made = SmallSurvey(
         *(str(folder / f"{name}.zarr") for name in ("survey", "reference", "difference", "truth"))
     )
+    like = {"survey": profile or "mock"}
     quiet = {"supernovae": 0, "hostless": 0, "variables": 0, "asteroids": 0}
     sky = {"star_density": 1500.0, "galaxy_density": 500.0, "size_px": size_px, "seed": seed}
     night = {"epochs": epochs, "template_epochs": 3, "bands": bands, "season_days": 4.0}
-    files = str(folder / "fits")
+    files, telescope = str(folder / "fits"), profile or "generic"
     for stage, settings in (
-        ("mock", {"output": made.truth, "files": files, **quiet, **sky, **night}),
-        ("ingest", {"paths": [f"{files}/*.fits.fz"], "output": made.survey, "survey": "generic"}),
+        (
+            "mock",
+            {"output": made.truth, "files": files, **like, **quiet, **sky, **night},
+        ),
+        ("ingest", {"paths": [f"{files}/*.fits.fz"], "output": made.survey, "survey": telescope}),
         ("reference", {"survey": made.survey, "output": made.reference, "epochs": "best:3"}),
         ("difference", {"survey": made.survey, "reference": made.reference, "output": made.difference}),
     ):

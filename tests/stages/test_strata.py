@@ -70,6 +70,28 @@ def test_a_set_holds_its_quotas_exactly():
     assert len({made[k].classification for k in part}) >= 11
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_set_smaller_than_its_strata_is_balanced_all_the_same(seed):
+    made = strata()
+    number = len(made) // 2
+    one = assignment(made, number, seed, "ztf/val")
+    assert one.quotas.sum() == number
+    assert np.all(np.abs(one.quotas - number * np.array([each.share for each in made])) < 1)
+    parts = {}
+    for each, count in zip(made, one.quotas.tolist(), strict=True):
+        for part in (each.classification, (each.classification, each.negative, each.snr)):
+            got, asked = parts.get(part, (0, 0.0))
+            parts[part] = got + count, asked + number * each.share
+    assert all(abs(got - asked) < 1 for got, asked in parts.values())
+
+
+def test_which_strata_of_a_small_set_are_filled_is_drawn_fairly():
+    made = strata()
+    filled = np.mean([assignment(made, 50, seed, "x").quotas for seed in range(400)], axis=0)
+    asked = 50 * np.array([one.share for one in made])
+    assert np.all(np.abs(filled - asked) < 5 * np.sqrt(asked / 400))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -1,6 +1,7 @@
 """``mode=stamps``: sets of samples, one task per shard."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from math import nan
 from time import perf_counter
@@ -8,15 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import InputError
+from astrid_dist.simulation.artifacts import ARTIFACTS
 from astrid_dist.simulation.augmentation import Compose
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES
 from astrid_dist.stages.selection import epochs_of_quality
 from astrid_dist.stages.synthetic.augmented import augment
-from astrid_dist.stages.synthetic.draw import codes_of, draw_samples
+from astrid_dist.stages.synthetic.draw import Samples, codes_of, draw_samples
 from astrid_dist.stages.synthetic.full import full_stamps
 from astrid_dist.stages.synthetic.host import Host, open_host
 from astrid_dist.stages.synthetic.linear import linear_stamps
@@ -24,6 +27,7 @@ from astrid_dist.stages.synthetic.put import put_samples
 from astrid_dist.stages.synthetic.sets import SampleSet, assignment_of, resolve, sample_sets, strata_of
 from astrid_dist.stages.synthetic.settings import Settings
 from astrid_dist.stages.synthetic.strata import Stratum
+from astrid_dist.stages.tiles import Options
 from astrid_dist.store.layouts import TILE, variables
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_truth
@@ -216,7 +220,7 @@ def make_group(
     wanted = [strata[k] for k in which]
     base = _base(one, row, which, wanted, items, settings.visits)
     try:
-        hosts = [_open(settings, one, row, visit) for visit in range(settings.visits)]
+        hosts = _open(settings, one, row)
     except InputError:
         base["reason"][:] = REASONS.index("no subtraction")
         return base, perf_counter() - started
@@ -230,11 +234,12 @@ def make_group(
     reason = drawn.reason.copy()
     strength = np.zeros(len(items), np.float32)
     for visit, host in enumerate(hosts):
-        put = put_samples(hosts, visit, drawn)
+        seen_here = _seen_by(host, hosts[0], drawn, visit)
+        put = put_samples(hosts, visit, seen_here)
         made = (
-            linear_stamps(host, drawn, put)
+            linear_stamps(host, seen_here, put)
             if settings.way == "fast"
-            else full_stamps(host, drawn, put, settings.tiles)
+            else full_stamps(host, seen_here, put, settings.tiles)
         )
         reason = np.maximum(reason, put.reason)
         strength = np.maximum(strength, made.strength)
@@ -305,17 +310,43 @@ def _visit_columns(
     }
 
 
-def _open(settings: Settings, one: SampleSet, row: int, visit: int) -> Host:
+def _open(settings: Settings, one: SampleSet, row: int) -> tuple[Host, ...]:
     hosts = one.hosts
-    return open_host(
+    return _opened(
         Location.parse(settings.survey[one.survey]),
         Location.parse(settings.reference[one.survey]),
-        hosts.groups[hosts.group[row, visit]],
-        int(hosts.epoch[row, visit]),
+        tuple((hosts.groups[g], int(e)) for g, e in zip(hosts.group[row], hosts.epoch[row], strict=True)),
         int(hosts.row[row]),
         int(hosts.column[row]),
         settings.tiles,
     )
+
+
+@lru_cache(1)
+def _opened(
+    survey: Location, reference: Location, visits: tuple[tuple[str, int], ...], row: int, column: int,
+    options: Options,
+) -> tuple[Host, ...]:  # fmt: skip
+    """Hosts of every visit; kept, since the next group of samples is nearly always made from them too."""
+    return tuple(open_host(survey, reference, group, epoch, row, column, options) for group, epoch in visits)
+
+
+def _seen_by(host: Host, first: Host, drawn: Samples, visit: int) -> Samples:
+    """Samples with the stars they lie on as another visit's host counts them: each band has its own.
+
+    A star that its reference does not show is none there; what is made of it cannot be put in.
+    """
+    on_star = np.flatnonzero(drawn.star >= 0)
+    if host is first or not on_star.size:
+        return drawn
+    star, reason = np.full_like(drawn.star, -1), drawn.reason.copy()
+    if host.stars:
+        apart, which = KDTree(host.star_places).query(first.star_places[drawn.star[on_star]])
+        star[on_star] = np.where(apart < host.view.fwhm_n, which, -1)
+    made_of = [i for i in on_star.tolist() if drawn.strata[i].kind in ARTIFACTS and drawn.visit[i] == visit]
+    gone = [i for i in made_of if star[i] < 0 and reason[i] == 0]
+    reason[gone] = REASONS.index("no site")
+    return replace(drawn, star=star, reason=reason)
 
 
 def _known(settings: Settings, one: SampleSet, host: Host) -> NDArray[np.float64] | None:

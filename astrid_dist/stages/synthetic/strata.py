@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.simulation.philox import stream
+from astrid_dist.simulation.philox import stream, uniforms
 from astrid_dist.taxonomy import BOGUS, ENVIRONMENTS, KINDS, REAL
 
 Indices = NDArray[np.int64]
@@ -130,8 +130,21 @@ class Assignment:
 
     @cached_property
     def quotas(self) -> Indices:
-        """Samples of each stratum: shares by largest remainder."""
-        return largest_remainder([one.share for one in self.strata], self.number)
+        """Samples of each stratum: its share of them, rounded up or down.
+
+        Classes, and their signs and ranges of SNR, come out within one sample of what is asked for even where
+        strata outnumber samples; which of their kinds and environments are rounded up is drawn.
+        """
+        n = len(self.strata)
+        draws = uniforms(self.key, np.arange(n + 1), 1)[:, 0]
+        said = [(one.classification, one.negative, one.snr) for one in self.strata]
+        order = sorted(range(n), key=lambda k: (*said[k], draws[k]))
+        shares = np.array([self.strata[k].share for k in order])
+        ends = np.floor(np.cumsum(shares) / shares.sum() * self.number + draws[n]).astype(np.int64)
+        ends[-1] = self.number
+        counts = np.empty(n, np.int64)
+        counts[order] = np.diff(ends, prepend=0)
+        return counts
 
     def of(self, samples: Indices) -> Indices:
         """Number of the stratum of each sample."""
