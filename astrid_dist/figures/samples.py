@@ -52,20 +52,54 @@ def strip(planes: ArrayLike, target: ArrayLike | None = None) -> Picture:
     (v, w) uint8
         The first row of the stamps below.
     """
-    parts: list[Picture] = []
-    for number, plane in enumerate(np.asarray(planes, dtype=np.float64)):
-        if number < 2:
-            shade, first = stretch(plane, robust_level(plane)[0], 1.0), 0
-        else:
-            shade, first = np.clip(0.5 + 0.5 * plane / _SPAN, 0, 1), _SHADES
-        known = np.isfinite(shade)
-        part = np.full(plane.shape, _NO_DATA, np.uint8)
-        part[known] = first + np.rint(shade[known] * (_SHADES - 1)).astype(np.uint8)
-        parts.append(part)
+    parts = [
+        _grey(plane) if number < 2 else _signed(plane)
+        for number, plane in enumerate(np.asarray(planes, dtype=np.float64))
+    ]
     if target is not None:
         parts.append(np.where(np.asarray(target) != 0, _TARGET, _NO_TARGET).astype(np.uint8))
-    gap = np.full((parts[0].shape[0], 1), _GAP, np.uint8)
-    return np.concatenate([one for part in parts for one in (part[::-1], gap)][:-1], axis=1)
+    return wall([[part[::-1] for part in parts]])
+
+
+def sequence(planes: ArrayLike) -> Picture:
+    """Science of every visit in a row, and below it the difference, as numbers of colours of `palette`.
+
+    Parameters
+    ----------
+    planes : (visit, p, v, u) array_like
+        As in `strip`; the third plane is the difference.
+    """
+    stamps = np.asarray(planes, dtype=np.float64)
+    return wall([[_grey(one[0])[::-1] for one in stamps], [_signed(one[2])[::-1] for one in stamps]])
+
+
+def wall(rows: Sequence[Sequence[Picture]]) -> Picture:
+    """Pictures of one size in rows, a thin line between them; a short row ends in the lines' colour."""
+    height, width = rows[0][0].shape
+    columns = max(len(row) for row in rows)
+    size = (len(rows) * (height + 1) - 1, columns * (width + 1) - 1)
+    whole = np.full(size, _GAP, np.uint8)
+    for i, row in enumerate(rows):
+        for j, part in enumerate(row):
+            y, x = i * (height + 1), j * (width + 1)
+            whole[y : y + height, x : x + width] = part
+    return whole
+
+
+def _grey(plane: NDArray[np.float64]) -> Picture:
+    return _shaded(stretch(plane, robust_level(plane)[0], 1.0), 0)
+
+
+def _signed(plane: NDArray[np.float64]) -> Picture:
+    return _shaded(np.clip(0.5 + 0.5 * plane / _SPAN, 0, 1), _SHADES)
+
+
+def _shaded(shade: NDArray[np.float64], first: int) -> Picture:
+    """Numbers of the shades 0..1 that begin at `first`."""
+    known = np.isfinite(shade)
+    picture = np.full(shade.shape, _NO_DATA, np.uint8)
+    picture[known] = first + np.rint(shade[known] * (_SHADES - 1)).astype(np.uint8)
+    return picture
 
 
 @lru_cache(1)

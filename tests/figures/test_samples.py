@@ -14,9 +14,11 @@ from astrid_dist.figures.samples import (
     contact_sheet,
     in_sigmas,
     palette,
+    sequence,
     spread,
     strip,
     strip_png,
+    wall,
 )
 
 
@@ -42,6 +44,25 @@ def test_a_strip_shows_every_plane_with_the_first_row_below():
     assert len(np.unique(target[::-1][np.eye(9, dtype=bool)], axis=0)) == 1
     assert (target[0, 8] == target[8, 0]).all()
     assert (target[0, 0] != target[8, 0]).any()
+
+
+def test_a_sequence_has_science_above_difference_for_every_visit():
+    visits = np.stack([planes()] * 3)
+    visits[1, 2] = 50.0
+    picture = sequence(visits)
+    assert picture.shape == (2 * 9 + 1, 3 * 9 + 2)
+    drawn = colours(picture)
+    assert (drawn[:9, 10:19].std(axis=2) == 0).all()  # grey
+    assert (drawn[10:, 10:19, 0] > 2 * drawn[10:, 10:19, 2]).all()  # red
+    np.testing.assert_array_equal(picture[:9, :9], picture[:9, 20:])
+
+
+def test_a_short_row_of_a_wall_ends_in_the_colour_of_its_lines():
+    one = np.full((2, 3), 7, np.uint8)
+    picture = wall([[one, one], [one]])
+    assert picture.shape == (5, 7)
+    assert (picture == 7).sum() == 3 * 6
+    assert len(np.unique(picture)) == 2
 
 
 def test_a_strip_does_not_depend_on_the_level_of_science_and_template():
