@@ -128,6 +128,8 @@ def match_psf(
     kernel = np.tensordot(solution[: len(stamps)], stamps, axes=1)
     kernel[len(kernel) // 2, len(kernel) // 2] += 1
     refined, gain, (dx, dy) = _convolved(given_n if of_science else given_r, kernel)
+    if gain <= 0 or max(abs(dx), abs(dy)) > 1:  # no refinement of a PSF is as large: something else was fitted
+        return nothing
     if of_science:
         found = replace(nothing, psf_n=refined, flux_ratio=plan.flux_ratio * gain)
     else:
@@ -369,5 +371,6 @@ def _convolved(stamp: Image, kernel: Float64) -> tuple[Image, float, tuple[float
     gain = float(made.sum() / stamp.sum())
     before, after = psf.centroid(stamp, fwhm_px), psf.centroid(made, fwhm_px)
     moved = after[0] - before[0], after[1] - before[1]
-    made = psf.shift(made, -moved[0], -moved[1])[0]
+    if max(abs(moved[0]), abs(moved[1])) <= 1:
+        made = psf.shift(made, -moved[0], -moved[1])[0]
     return (made / made.sum()).astype(np.float32), gain, moved

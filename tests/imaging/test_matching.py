@@ -71,6 +71,12 @@ def test_stars_cancel_once_a_wrong_psf_ratio_and_shift_are_refined(pair: Pair) -
     assert inner_std(pair.subtract(found).score) == pytest.approx(1, abs=0.1)
 
 
+def test_what_no_psf_can_be_is_no_refinement(pair: Pair) -> None:
+    found = pair.match(shift=(1.6, 0.0))
+    assert not found.accepted or np.hypot(found.shift[0], found.shift[1]) < 0.7
+    np.testing.assert_array_equal(found.psf_r, pair.psf_r)
+
+
 def test_the_psf_of_a_wider_reference_is_the_one_refined(pair: Pair) -> None:
     planes = pair.ref.image, pair.new.image, pair.ref.variance, pair.new.variance
     sigma = np.sqrt(SKY)
