@@ -128,7 +128,7 @@ def match_psf(
     kernel = np.tensordot(solution[: len(stamps)], stamps, axes=1)
     kernel[len(kernel) // 2, len(kernel) // 2] += 1
     refined, gain, (dx, dy) = _convolved(given_n if of_science else given_r, kernel)
-    if gain <= 0 or max(abs(dx), abs(dy)) > 1:  # no refinement of a PSF is as large: something else was fitted
+    if gain <= 0 or max(abs(dx), abs(dy)) > 1:  # something else was fitted
         return nothing
     if of_science:
         found = replace(nothing, psf_n=refined, flux_ratio=plan.flux_ratio * gain)
