@@ -1,17 +1,22 @@
 """Samples per second to storage, the fast and the full way, beside what noise, FFTs and bytes alone take."""
 
+import os
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from scipy import fft
 
+from astrid_dist.engine.clusters import open_engine
 from astrid_dist.engine.keys import ShardKey
 from astrid_dist.simulation.philox import noise, stream
 from astrid_dist.stages import inject
+from astrid_dist.stages.run import run_stage
 from astrid_dist.stages.synthetic.host import WINDOW
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
@@ -21,6 +26,8 @@ from tests.small_survey import small_survey
 Result = dict[str, Any]
 #: Samples that are timed; one shard.
 NUMBER = {"fast": 4096, "full": 1024}
+#: Of the job that stands for a million.
+MILLION = int(os.environ.get("ASTRID_MILLION", "60000"))
 
 
 def _made(way: str) -> tuple[float, float]:
@@ -47,7 +54,7 @@ def _made(way: str) -> tuple[float, float]:
 
 
 def _bare(pixels: np.ndarray, folder: Path) -> float:
-    """CPU seconds per sample of shot noise in 25 × 25 pixels, five transforms of a window, packing, writing."""
+    """CPU seconds per sample of noise in 25 × 25 pixels, five transforms of a window, packing, writing."""
     number = len(pixels)
     writer = ProductWriter(Location.parse(str(folder / "samples.zarr")), "generic/train")
     started = time.process_time()
@@ -85,4 +92,83 @@ def _result(name: str, ours: float, bare: float) -> Result:
     }
 
 
-BENCHMARKS = {"samples_fast": samples_fast, "samples_full": samples_full}
+class _Watch:
+    """The most memory that each worker process of this one holds, and the CPU seconds that they take."""
+
+    def __init__(self) -> None:
+        self.peak: dict[int, int] = {}
+        self.cpu: dict[int, float] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._end.wait(0.2):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    if "spawn_main" not in " ".join(child.cmdline()):
+                        continue
+                    times, held = child.cpu_times(), child.memory_info().rss
+                except psutil.Error:
+                    continue
+                self.peak[child.pid] = max(self.peak.get(child.pid, 0), held)
+                self.cpu[child.pid] = times.user + times.system
+
+
+def _job(way: str, number: int) -> tuple[float, float, float, float]:
+    """Seconds, CPU seconds and bytes per sample of a job of two workers, and the peak of one in bytes.
+
+    The workers have each made one shard before: a million samples are no time to compile in.
+    """
+    survey, folder = small_survey(1024, 4, ("r",)), Path(tempfile.mkdtemp(prefix="bench-million-"))
+    cluster = folder / "two.yaml"
+    cluster.write_text("kind: local\nworkers: 2\n")
+    given = {"survey": survey.survey, "reference": survey.reference, "known": survey.truth, "way": way}
+    with open_engine(str(cluster)) as engine, _Watch() as watch:
+        run_stage(
+            "inject",
+            {**given, "samples": 2048, "shard_samples": 256, "output": str(folder / "warm.zarr")},
+            engine,
+        )
+        time.sleep(1)
+        output, cpu = folder / "samples.zarr", sum(watch.cpu.values())
+        started = time.perf_counter()
+        run_stage("inject", {**given, "samples": number, "output": str(output)}, engine)
+        seconds = time.perf_counter() - started
+        time.sleep(1)
+        cpu = sum(watch.cpu.values()) - cpu
+    held = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    return seconds / number, cpu / number, held / number, max(watch.peak.values())
+
+
+def million_minutes() -> list[Result]:
+    """A million samples on two workers, from a job of `ASTRID_MILLION` (60,000) of them."""
+    fast, cpu, held, peak = _job("fast", MILLION)
+    full, full_cpu, _, _ = _job("full", max(MILLION // 20, 4096))
+    scale = 1e6 / 60
+    said = f"scaled up from {MILLION:,} samples; CPU alone, two cores: {cpu / 2 * scale:.1f}"
+    other = f"the full way {full * scale:.0f} min (CPU alone {full_cpu / 2 * scale:.0f})"
+    rows = [
+        ("million_minutes", fast * scale, "minutes", f"{other}; {said}", full / fast),
+        ("million_peak_mb", peak / 2**20, "MiB/worker", "at most 1.5 GB", peak / 1.5e9),
+        ("million_bytes", held, "bytes/sample", "at most 16,000", held / 16e3),
+    ]
+    return [
+        {"name": name, "value": value, "unit": unit, "against": against, "ratio": ratio}
+        for name, value, unit, against, ratio in rows
+    ]
+
+
+BENCHMARKS = {
+    "samples_fast": samples_fast,
+    "samples_full": samples_full,
+    "million_minutes": million_minutes,
+}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.errors import ConfigError
+from astrid_dist.simulation.bands import band_of
 from astrid_dist.stages.blocks import field_shape
 from astrid_dist.stages.selection import epochs_digest, epochs_of_quality, groups_of
 from astrid_dist.stages.synthetic.catalogue import environments_of, known_kinds
@@ -32,6 +33,7 @@ from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.sample_layout import SAMPLE_GROUP, STAMP
 from astrid_dist.store.templates import product_header
+from astrid_dist.surveys.profile import profile_names
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ def resolve(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
         chosen, digests = {}, {}
         for group in groups:
             reader = ProductReader(survey, group)
-            _check_group(reader, f"{survey}/{group}")
-            indices = _epochs_of(settings, k, reader, group)
+            _check_group(settings, reader, f"{survey}/{group}")
+            # A job that goes on keeps its epochs, whatever has come since.
+            before = settings.resolved.get("epochs")
+            indices = before[k].get(group, []) if before else _epochs_of(settings, k, reader, group)
             if indices:
                 chosen[group], digests[group] = indices, epochs_digest(reader, indices)
         if not chosen:
@@ -102,7 +106,7 @@ def resolve(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"names": names, "epochs": epochs}, inputs
 
 
-def _check_group(reader: ProductReader, where: str) -> None:
+def _check_group(settings: Settings, reader: ProductReader, where: str) -> None:
     height, width = field_shape(reader, "image")
     if min(height, width) < STAMP:
         raise ConfigError(
@@ -111,6 +115,14 @@ def _check_group(reader: ProductReader, where: str) -> None:
     sizes = reader.sizes("psf")
     if min(sizes["v"], sizes["u"]) < 3:
         raise ConfigError(f"{where} has no PSF: ingest it again, sources cannot be painted without one")
+    if settings.visits > 1:
+        attributes = reader.attributes
+        survey, band = str(attributes.get("survey")), str(attributes.get("band"))
+        try:
+            band_of(survey if survey in profile_names() else "generic", band)
+        except ConfigError as error:
+            said = f"{where}: {settings.visits} visits need light curves; {error}, or choose other fields="
+            raise ConfigError(said) from error
 
 
 def _epochs_of(settings: Settings, k: int, reader: ProductReader, group: str) -> list[int]:
@@ -139,11 +151,17 @@ def _sets(said: str) -> tuple[SampleSet, ...]:
     splits = [name for name, share in settings.splits.items() if share > 0]
     shares = [settings.splits[name] for name in splits]
     per_survey = largest_remainder([1.0] * len(names), settings.samples)
+    if settings.samples < len(splits) * len(names):
+        raise ConfigError(
+            f"samples={settings.samples}: {len(splits)} splits ({', '.join(splits)}) of {len(names)} surveys"
+            f" need {len(splits) * len(names)} at least; give more, or splits={{train: 1}}"
+        )
     made = []
     for k, name in enumerate(names):
         hosts = possible_hosts(_fields(settings, k, epochs[k]), settings.visits, settings.mix_bands)
         split, by = split_hosts(hosts, settings.splits, settings.split_by, settings.seed)
-        numbers = largest_remainder(shares, int(per_survey[k]))
+        # Every split gets a sample, the rest go by shares.
+        numbers = 1 + largest_remainder(shares, int(per_survey[k]) - len(splits))
         for one, number in zip(splits, numbers.tolist(), strict=True):
             if not number:
                 continue

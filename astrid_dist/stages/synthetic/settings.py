@@ -1,5 +1,6 @@
 """What an injection job file holds."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -22,7 +23,7 @@ Urls = Annotated[list[str], BeforeValidator(_as_list)]
 class Settings(BaseModel):
     """What an injection job file holds."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     survey: Urls = Field(min_length=1, description="URL of the survey to inject into, or of several")
     reference: Urls = Field(min_length=1, description="URL of its reference product, or one for each survey")
@@ -114,6 +115,13 @@ class Settings(BaseModel):
                 raise ValueError(f"{len(self.survey)} surveys, but {len(given)} URLs of {name}: one for each")
         if self.shard_samples % SAMPLE_GROUP:
             raise ValueError(f"shard_samples={self.shard_samples}: give a multiple of {SAMPLE_GROUP}")
+        for name in self.splits:
+            if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", name):
+                raise ValueError(f"splits: {name!r} is no name; letters, digits and _ . + = - only")
+        for name in ("bands", "environments"):
+            shares = getattr(self, name)
+            if shares and (min(shares.values()) < 0 or not sum(shares.values()) > 0):
+                raise ValueError(f"{name}={shares}: give shares of 0 or more, one above 0")
         if self.mode == "frames" and len(self.survey) > 1:
             raise ValueError("frames are injected into one survey at a time: give one survey=URL")
         return self
