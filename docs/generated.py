@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +104,14 @@ def picture():
 ```"""
 
 
+def catalogue(name):
+    """A table or gallery of the catalogue pages."""
+    import catalogue_pages
+
+    made = getattr(catalogue_pages, name)()
+    return made if isinstance(made, str) else _markdown(*made)
+
+
 def escape_bars(app, what, name, obj, options, lines):
     """In docstrings a bar is an absolute value, never a reST substitution (an autodoc hook)."""
     lines[:] = ["``".join(_escape_odd(line.split("``"))) for line in lines]
@@ -136,4 +145,8 @@ TABLES = {
     "profiles": profiles,
     "quality": quality,
     "benchmarks": benchmarks,
+    "artifacts": partial(catalogue, "artifacts"),
+    "artifact gallery": partial(catalogue, "artifact_gallery"),
+    "populations": partial(catalogue, "populations"),
+    "population gallery": partial(catalogue, "population_gallery"),
 }
