@@ -1,6 +1,7 @@
 """A model on disk: weights, architecture and digests in one file that runs no code when it is read."""
 
 import hashlib
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -26,80 +27,95 @@ def save_model(model: UNet, path: str | Path) -> None:
     """Write a model; the file appears whole or not at all."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    content = {
-        "format": _FORMAT,
-        "config": model.config.plain(),
-        "digest": model.config.digest,
-        "weights": weights_digest(model),
-        "state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
-    }
     try:
-        torch.save(content, part)
+        part.write_bytes(model_bytes(model))
         part.replace(path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise StorageError(
             f"{path}: the model could not be written ({error}); is there a folder, and space?"
         ) from error
 
 
 def load_model(path: str | Path, expected: UNetConfig | None = None) -> UNet:
-    """Read a model that `save_model` wrote, in evaluation, on the CPU.
-
-    Parameters
-    ----------
-    path : path
-    expected : UNetConfig, optional
-        The architecture that the caller goes on with.
+    """Read a model that `save_model` wrote; see `read_model`.
 
     Raises
     ------
     StorageError
         There is no such file, or it cannot be read.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: the model cannot be read ({error}); check the path") from error
+    return read_model(content, str(path), expected)
+
+
+def model_bytes(model: UNet) -> bytes:
+    """A model as `save_model` writes it, for storage that is no folder."""
+    file = io.BytesIO()
+    parts = {
+        "format": _FORMAT,
+        "config": model.config.plain(),
+        "weights": weights_digest(model),
+        "state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+    }
+    torch.save(parts, file)
+    return file.getvalue()
+
+
+def read_model(content: bytes, path: str, expected: UNetConfig | None = None) -> UNet:
+    """The model that `model_bytes` made, in evaluation, on the CPU.
+
+    Parameters
+    ----------
+    content : bytes
+    path : str
+        Where it came from, for messages.
+    expected : UNetConfig, optional
+        The architecture that the caller goes on with.
+
+    Raises
+    ------
     InputError
         It is damaged, holds something else, or would run code.
     ConfigError
         It has another architecture than the one expected.
     """
-    content = _read(Path(path))
+    parts = _parts(content, path)
     try:
-        config = UNetConfig.read(content["config"])
+        config = UNetConfig.read(parts["config"])
         if expected is not None and config.digest != expected.digest:
             raise ConfigError(f"{path}: the model has another architecture: {_differences(config, expected)}")
         model = UNet(config)
-        model.load_state_dict(content["state"])
+        model.load_state_dict(parts["state"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: the model file is incomplete ({error!r}); write it again with save_model"
-        ) from error
+        raise InputError(f"{path}: the model is incomplete ({error!r}); write it with save_model") from error
     except RuntimeError as error:
         raise InputError(
             f"{path}: the weights do not fit the architecture stored with them: {error}"
         ) from error
-    if weights_digest(model) != content.get("weights"):
+    if weights_digest(model) != parts.get("weights"):
         raise InputError(
             f"{path}: the weights changed since they were written; fetch or train the model again"
         )
     return model.eval()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _parts(content: bytes, path: str) -> dict[str, Any]:
     """What the file holds: tensors and plain values, never code."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise StorageError(f"{path}: the model cannot be read ({error}); check the path") from error
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        parts = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise InputError(
                 f"{path}: refused, since it holds more than weights and would run code when read; "
                 "take models only from save_model"
             ) from error
         raise InputError(f"{path}: this is no model, or a damaged one; fetch or train it again") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: this is no model, or a damaged one; fetch or train it again") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(parts, dict) or parts.get("format") != _FORMAT:
         raise InputError(f"{path}: this file was not written by save_model of this version ({_FORMAT})")
-    return content
+    return parts
 
 
 def _differences(found: UNetConfig, expected: UNetConfig) -> str:

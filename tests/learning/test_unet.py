@@ -310,12 +310,20 @@ def test_imports_numpy_and_torch_alone() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_gives_the_same() -> None:
-    model, pixels = made(), stamps(4, 2)
-    days = torch.tensor([[0.0, 2.0]] * 4)
-    compiled = torch.compile(model)
-    with torch.no_grad():
-        same(predict(model, pixels, days=days), compiled(pixels, days=days), rtol=1e-3, atol=1e-4)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method:DeprecationWarning")  # of torch's own compiler
+def test_compiled_gives_the_same_answers_and_gradients() -> None:
+    model = made(replace(TINY, widths=(8, 8)))
+    examples = dots(4, visits=2, size=15)
+    compiled = torch.compile(model, fullgraph=True)
+    outs, grads = [], []
+    for run in (model, compiled):
+        model.zero_grad()
+        out = run(examples.pixels, seen=examples.seen, days=examples.days)
+        loss(out, examples, LossConfig())[0].backward()
+        outs.append(out)
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    same(*outs, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.slow
