@@ -194,7 +194,7 @@ def test_a_group_of_samples_holds_every_variable(host):
     columns, _ = stamps_job.make_group(planned, one, where.of(items), strata, items)
     assert columns["pixels"].shape == (44, 1, 4, 63, 63)
     ok = columns["injectable"]
-    assert ok.mean() > 0.8
+    assert ok.mean() > 0.7
     assert np.all(columns["weight"][ok] == 1)
     assert np.all(columns["weight"][~ok] == 0)
     assert not columns["target"][~ok].any()

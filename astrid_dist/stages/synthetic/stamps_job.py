@@ -62,13 +62,14 @@ def plan(settings: Settings) -> Plan:
     )
     samples = sum(one.number for one in sets)
     visits = samples * settings.visits
-    hosts = sum(len(one.hosts) for one in sets) * settings.visits
+    # A host's samples follow each other; where a shard ends, the next task opens it again.
+    opened = (sum(len(one.hosts) for one in sets) + len(keys)) * settings.visits
     layouts = len(variables("samples"))
     estimate = Estimate(
         tasks=len(keys),
-        bytes_read=hosts * 20 * TILE**2,
+        bytes_read=opened * 20 * TILE**2,
         bytes_written=visits * _BYTES,
-        requests=hosts * 30 + len(keys) * (layouts + 20),
+        requests=opened * 30 + len(keys) * (layouts + 20),
         peak_memory_bytes=WORKER_BASE_BYTES
         + shard * settings.visits * (len(PLANES) + 1) * STAMP**2 * 2 * 2
         + 500 * 2**20,
