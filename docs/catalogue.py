@@ -20,14 +20,16 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "catalogue"
 #: What the datasets depend on.
 SOURCES = ("simulation", "imaging", "stages/synthetic", "figures", "surveys")
-#: A mock of one field, as many epochs as a sequence has visits, and templates.
+#: A mock of one field: a season of templates, and one of two sequences.
 SKY = {
-    "bands": ("g", "r"), "epochs": 14, "template_epochs": 4, "cadence_days": 6.0, "season_days": 20.0,
-    "size_px": 768, "star_density": 1200.0, "galaxy_density": 500.0, "supernovae": 0, "hostless": 0,
+    "bands": ("g", "r"), "epochs": 20, "template_epochs": 4, "cadence_days": 6.0, "visits_per_night": 1,
+    "size_px": 640, "star_density": 1200.0, "galaxy_density": 500.0, "supernovae": 0, "hostless": 0,
     "variables": 0, "asteroids": 0, "cosmic_rays": 0.0, "seed": 11,
 }  # fmt: skip
 SAMPLES, SEQUENCES, VISITS, SHOWN = 3072, 512, 8, 6
 DETECTED = 5.0
+#: A sequence that is shown lies within one season, days.
+SEASON = 100.0
 
 
 def up_to_date():
@@ -126,7 +128,8 @@ def look_at_populations(url):
         pixels = data["pixels"].isel(sample=rows).to_numpy()
         seen = np.abs(peak[rows]) >= DETECTED
         kept = seen & simple_cut(pixels.reshape(-1, *pixels.shape[2:])).reshape(seen.shape)
-        best = int(np.nan_to_num(np.ptp(snr[rows], axis=1)).argmax())
+        change = np.where(np.ptp(mjd[rows], axis=1) < SEASON, np.ptp(snr[rows], axis=1), -1.0)
+        best = int(np.nan_to_num(change, nan=-2.0).argmax())
         order = np.argsort(mjd[rows[best]])
         (FOLDER / f"sequence-{slug(kind)}.png").write_bytes(sequence_picture(pixels[best][order]))
         drawing, colours = light_curves_picture(kind, population)
@@ -146,8 +149,8 @@ def look_at_populations(url):
 def simple_cut(pixels):
     """Whether the difference looks like one point source: (n,) bool.
 
-    5 × 5 pixels of data around the middle, 3 of 4 parts of their light of one sign, no more than half of
-    it in one pixel.
+    5 × 5 pixels of data around the middle, 3 of 4 parts of their light of one sign, no more than a quarter
+    of it in one pixel.
     """
     middle = pixels.shape[-1] // 2
     core = pixels[:, 2, middle - 2 : middle + 3, middle - 2 : middle + 3].reshape(len(pixels), -1)
@@ -155,7 +158,7 @@ def simple_cut(pixels):
     there = np.isfinite(core).all(axis=1)
     core = np.nan_to_num(core)
     light, whole = np.abs(core.sum(axis=1)), np.abs(core).sum(axis=1)
-    return there & (light > 0.5 * whole) & (np.abs(core).max(axis=1) < 0.5 * light)
+    return there & (light > 0.5 * whole) & (np.abs(core).max(axis=1) < 0.25 * light)
 
 
 def slug(kind):

@@ -7,6 +7,9 @@ from astrid_dist.simulation.populations import POPULATIONS
 from astrid_dist.surveys.profile import load_profile
 from astrid_dist.taxonomy import KINDS
 
+#: Exponents of units; a hyphen is a minus there.
+_POWERS = str.maketrans({"-": "⁻", "1": "¹", "2": "²", "3": "³"})
+
 
 def artifacts():
     """How often each artifact happens, is seen, and passes a cut."""
@@ -16,7 +19,7 @@ def artifacts():
     for kind, artifact in ARTIFACTS.items():
         one = found[kind]
         shares = [_percent(one[name], one["drawn"]) for name in ("seen", "kept")]
-        rates = [f"{_rate_on_detector(artifact, survey):.2g}" for survey in surveys]
+        rates = [_number(_rate_on_detector(artifact, survey)) for survey in surveys]
         rows.append(
             [
                 f"[{kind}](#{catalogue.slug(kind)})",
@@ -58,16 +61,18 @@ def populations():
     rows = []
     for kind, one in POPULATIONS.items():
         known = found[kind]
-        expected = f"{one.expected(22.0):.2g} a year" if one.expected else f"{one.present(22.0):.2g}"
-        places = ", ".join(f"{name} {100 * share:.0f} %" for name, share in one.environments.items())
-        colours = [
-            f"{middle:+.2f} ({low:+.2f} to {high:+.2f})" for low, middle, high in known["colours"].values()
-        ]
-        first = [f"[{kind}](#{catalogue.slug(kind)})", KINDS[kind], f"{one.rate.value:.3g} {one.rate.unit}"]
-        kept = f"{_percent(known['kept'], known['seen'])} of {known['seen']}"
-        rows.append([*first, expected, *colours, places, kept])
-    header = ["kind", "class", "rate", "per square degree", "g − r", "r − i", "where", "kept"]
-    return header, rows
+        count = _number(one.expected(22.0) if one.expected else one.present(22.0))
+        unit = one.rate.unit.translate(_POWERS).replace(" ", "\u00a0")
+        rows.append(
+            [
+                f"[{kind}](#{catalogue.slug(kind)})",
+                KINDS[kind],
+                f"{_number(one.rate.value)}\u00a0{unit}",
+                f"{count} a year" if one.expected else count,
+                f"{_percent(known['kept'], known['seen'])} of {known['seen']}",
+            ]
+        )
+    return ["kind", "class", "rate", "per square degree", "kept"], rows
 
 
 def population_gallery():
@@ -78,13 +83,28 @@ def population_gallery():
         known, name = found[kind], catalogue.slug(kind)
         parts += [
             f"### {kind}",
-            f"{one.description} Rate: {one.rate.source}.",
+            f"{one.description} Rate: {one.rate.source}. Put on: {_places(one)}. {_colours(known)}.",
             f"![Light curves: {kind}](../build/catalogue/curves-{name}.png)",
             f"![Visits: {kind}](../build/catalogue/sequence-{name}.png)",
             f"Band {known['band']}; days {', '.join(f'{day:g}' for day in known['days'])}; "
             f"true SNR {', '.join(f'{value:+.0f}' for value in known['snr'])}.",
         ]
     return "\n\n".join(parts)
+
+
+def _places(population):
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in population.environments.items())
+
+
+def _colours(known):
+    return ", ".join(
+        f"{name} = {middle:+.2f} ({low:+.2f} to {high:+.2f})"
+        for name, (low, middle, high) in known["colours"].items()
+    )
+
+
+def _number(value):
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _percent(part, whole):
