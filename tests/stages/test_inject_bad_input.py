@@ -16,6 +16,7 @@ from astrid_dist.engine.jobfile import load_yaml, validate
 from astrid_dist.engine.serial import SerialEngine
 from astrid_dist.errors import ConfigError, IncompleteProductError
 from astrid_dist.flags import Flag
+from astrid_dist.stages import inject
 from astrid_dist.stages.inject import Settings
 from astrid_dist.stages.run import plan_stage, resume, run_stage
 from astrid_dist.stages.synthetic import stamps_job
@@ -239,3 +240,16 @@ def test_overrides_of_a_job_file_are_checked_alike() -> None:
     raw.pop("stage")
     with pytest.raises(ConfigError, match="samples"):
         validate(Settings, raw, where)
+
+
+def test_a_shard_deep_in_a_billion_is_made_by_itself(tmp_path: Path) -> None:
+    number = 10**9 + 100
+    output = str(tmp_path / "samples.zarr")
+    job = given(output=output, samples=number, shard_samples=256, splits={"train": 1}, kinds=["SN Ia"])
+    made = plan_stage("inject", job)
+    inject.prepare(made)
+    outcome = inject.task(made.job.settings, made.keys[-1])
+    assert outcome.counts["samples"] == 100
+    table = ProductReader(Location.parse(output), "generic/train")
+    items = table.read("item", sample=slice(number - 100, number))
+    np.testing.assert_array_equal(items, np.arange(number - 100, number))
