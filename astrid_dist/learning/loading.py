@@ -105,7 +105,7 @@ class Loader:
         train: bool = True,
         mixed: int = 4,
         threads: int = 2,
-        ahead: int = 8,
+        ahead: int = 4,
         pinned: bool = False,
     ) -> None:
         if not 0 <= rank < ranks:

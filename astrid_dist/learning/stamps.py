@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from astrid_dist.errors import ConfigError
 from astrid_dist.learning.catalogue import Catalogue
 from astrid_dist.learning.examples import Examples
+from astrid_dist.learning.memory import Memory
 from astrid_dist.learning.sharing import Ticket
 from astrid_dist.simulation.augmentation import PLANES, Batch, Compose
+from astrid_dist.simulation.augmentation.shift import copied
 from astrid_dist.simulation.philox import compiled, stream
 from astrid_dist.store.reading import ProductReader
 
-#: Float32 that has the mantissa of a half float and its exponent's bits, times this, is its value.
-_SHIFT = np.float32(2.0**112)
+#: A half float's bits, its sign spread upwards, moved by 13 places, of which these are kept, are those of a
+#: float32 that, times 2^112, has its value. No half float is larger than 65504: beyond, it is NaN.
+_KEPT, _SHIFT, _BEYOND = np.int32(-0x70002000), np.float32(2.0**112), np.float32(2.0**16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,7 @@ class Shard:
     """Row of the catalogue."""
     planes: NDArray[np.int64]
     """(plane,) place of each plane in `PLANES`."""
-    pixels: NDArray[np.uint16]
+    pixels: NDArray[np.int16]
     """(sample, visit, plane, y x), bits of half floats."""
     target: NDArray[np.uint16]
     """(sample, visit, y x)."""
@@ -44,6 +47,7 @@ class StampReader:
     seed: int = 0
     _readers: dict[int, ProductReader] = field(default_factory=dict)
     _process: int = 0
+    _memory: Memory = field(default_factory=Memory)
 
     def shard(self, number: int) -> Shard:
         """All stamps of a shard.
@@ -58,16 +62,17 @@ class StampReader:
         place, start, row = self.catalogue.place(number)
         group, reader = self.catalogue.groups[place], self._reader(place)
         stop = min(start + group.shard, group.samples)
-        part = {"sample": slice(start, stop)}
-        pixels = np.asarray(reader.read("pixels", **part))
-        target = np.asarray(reader.read("target", **part))
-        shape = (stop - start, group.visits, len(group.planes), group.side, group.side)
+        whole = (group.shard, group.visits, len(group.planes), group.side, group.side)
+        part = slice(start, stop)
+        pixels = reader.read("pixels", self._memory.array(whole, "<f2"), sample=part)
+        target = reader.read("target", self._memory.array((*whole[:2], *whole[3:]), "<u2"), sample=part)
+        shape = (stop - start, *whole[1:])
         if pixels.shape != shape:
             raise ConfigError(
                 f"{group} has stamps {pixels.shape}, expected {shape}: it was made anew meanwhile"
             )
         planes = np.array([PLANES.index(name) for name in group.planes])
-        bits = np.ascontiguousarray(pixels, "<f2").view(np.uint16)
+        bits = np.ascontiguousarray(pixels, "<f2").view(np.int16)
         flat = np.ascontiguousarray(target, "<u2").reshape(*shape[:2], -1)
         return Shard(row, planes, bits.reshape(*shape[:3], -1), flat)
 
@@ -75,18 +80,16 @@ class StampReader:
         """Rows, growing, of shards that are all given; what a sample lacks is NaN."""
         columns, side = self.catalogue.columns, self.catalogue.groups[0].side
         visits = self.catalogue.visits
-        pixels = np.empty((len(rows), visits, len(PLANES), side * side), np.float32)
-        target = np.empty((len(rows), visits, side * side), np.uint16)
+        pixels = self._memory.array((len(rows), visits, len(PLANES), side * side), "f4")
+        target = self._memory.array((len(rows), visits, side * side), "i4")
         numbers, starts = np.unique(self.catalogue.shard[rows], return_index=True)
         for number, start, stop in zip(
             numbers.tolist(), starts, [*starts[1:].tolist(), len(rows)], strict=True
         ):
             shard = shards[number]
             within = rows[start:stop] - shard.first
-            out = pixels[start:stop]
-            _unpack(
-                shard.pixels, shard.target, within, shard.planes, out, out.view(np.uint32), target[start:stop]
-            )
+            out = pixels[start:stop], target[start:stop]
+            _unpack(shard.pixels, shard.target, within, shard.planes, *out)
         described = {name: columns[name][rows] for name in _DESCRIBED}
         return Batch(
             planes=PLANES,
@@ -116,7 +119,7 @@ class StampReader:
         return self._readers[place]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}, "_process": 0}
+        return self.__dict__ | {"_readers": {}, "_process": 0, "_memory": Memory()}
 
 
 _DESCRIBED = (
@@ -151,7 +154,7 @@ def _examples(batch: Batch, seen: NDArray[Any], mjd: NDArray[Any], survey: NDArr
 
     return Examples(
         pixels=floats(batch.pixels),
-        target=torch.from_numpy(batch.target.astype(np.int32)),
+        target=torch.from_numpy(np.ascontiguousarray(batch.target, np.int32)),
         seen=torch.from_numpy(seen),
         days=floats(np.where(seen, np.nan_to_num(days), 0)),
         band=codes(np.where(seen, batch.band, 0)),
@@ -167,9 +170,7 @@ def _examples(batch: Batch, seen: NDArray[Any], mjd: NDArray[Any], survey: NDArr
 
 
 @compiled
-def _unpack(
-    pixels: Any, target: Any, rows: Any, planes: Any, out: Any, out_bits: Any, out_target: Any
-) -> None:
+def _unpack(pixels: Any, target: Any, rows: Any, planes: Any, out: Any, out_target: Any) -> None:
     """Rows of half floats as floats, each plane at its place; the rest NaN, and no target."""
     visits, size = pixels.shape[1], pixels.shape[3]
     if visits < out.shape[1] or len(planes) < out.shape[2]:
@@ -177,18 +178,10 @@ def _unpack(
         out_target[:] = 0
     for i in range(len(rows)):
         for v in range(visits):
-            marked, out_marked = target[rows[i], v], out_target[i, v]
             for p in range(len(planes)):
-                given = pixels[rows[i], v, p]
-                bits, values = out_bits[i, v, planes[p]], out[i, v, planes[p]]
+                given, values = pixels[rows[i], v, p], out[i, v, planes[p]]
                 for c in range(size):
-                    half = np.uint32(given[c])
-                    size_bits = half & np.uint32(0x7FFF)
-                    sign = (half & np.uint32(0x8000)) << np.uint32(16)
-                    # 0x7C00 and more: no number; a NaN stays one, whatever it is multiplied with
-                    found = (size_bits << np.uint32(13)) | sign
-                    bits[c] = found if size_bits < np.uint32(0x7C00) else np.uint32(0x7FC00000)
-                for c in range(size):
-                    values[c] *= _SHIFT
-            for c in range(size):
-                out_marked[c] = marked[c]
+                    bits = (np.int32(given[c]) << np.int32(13)) & _KEPT
+                    value = np.int32(bits).view(np.float32) * _SHIFT
+                    values[c] = value if abs(value) < _BEYOND else np.float32(np.nan)
+            copied(target[rows[i], v], out_target[i, v])

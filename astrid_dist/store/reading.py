@@ -109,8 +109,20 @@ class ProductReader:
         array = self.array(variable)
         return dict(zip(array.metadata.dimension_names or (), array.shape, strict=True))  # type: ignore[union-attr,arg-type]
 
-    def read(self, variable: str, **selection: int | slice) -> np.ndarray[Any, Any]:
+    def read(
+        self, variable: str, out: np.ndarray[Any, Any] | None = None, **selection: int | slice
+    ) -> np.ndarray[Any, Any]:
         """Values of a variable; dimensions that are not named are read whole.
+
+        Parameters
+        ----------
+        variable : str
+            Its name.
+        out : (shard, ...) array, optional
+            Memory that one whole shard of samples is decoded into: of another shard that nobody needs any
+            more, as new memory takes longer to get than to fill. Anything else is read as without it.
+        **selection : int or slice
+            By dimension.
 
         Raises
         ------
@@ -126,7 +138,7 @@ class ProductReader:
             selection.get(str(name), slice(None)) for name in names
         )
         if "sample" in names and array.shards:
-            return self._stored(variable)[index]
+            return self._stored(variable).values(index, out)
         try:
             return np.asarray(array[index])
         except (OSError, ValueError, RuntimeError) as error:

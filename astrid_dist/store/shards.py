@@ -55,9 +55,13 @@ class StoredArray:
         return tuple(self.metadata["chunk_grid"]["configuration"]["chunk_shape"])
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
+        return self.values(key)
+
+    def values(self, key: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Values of a selection; a whole shard of samples is decoded into `out`, if that is given."""
         with storage_errors(f"reading {self.location}/{self.path}"):
             try:
-                values = self._whole_shard(key)
+                values = self._whole_shard(key, out)
                 if values is None:
                     values = np.asarray(self._array[key])
             except (ValueError, RuntimeError) as error:
@@ -71,7 +75,7 @@ class StoredArray:
         """All values shown."""
         return self[tuple(slice(0, size) for size in self.shape)]
 
-    def _whole_shard(self, key: Any) -> NDArray[Any] | None:
+    def _whole_shard(self, key: Any, out: NDArray[Any] | None) -> NDArray[Any] | None:
         """What `key` asks for, if that is one whole shard that can be decoded at once."""
         if not self._in_rows or not isinstance(key, tuple) or len(key) != self.ndim:
             return None
@@ -83,8 +87,18 @@ class StoredArray:
         if start % unit or stop != min(start + unit, self.shape[0]) or not whole or start >= stop:
             return None
         place = "/".join([self.path, "c", str(start // unit), *["0"] * (self.ndim - 1)])
-        body = self.location.objects().get(place)
-        return None if body is None else decode_shard(body, self.metadata, stop - start)
+        body = self._object(place)
+        return None if body is None else decode_shard(body, self.metadata, stop - start, out)
+
+    def _object(self, place: str) -> bytes | NDArray[np.uint8] | None:
+        """A whole shard's object; of a local one NumPy fills huge pages, in half the time of `read_bytes`."""
+        folder = self.location.path
+        if folder is None:
+            return self.location.objects().get(place)
+        try:
+            return np.fromfile(folder / place, np.uint8)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
 
     @cached_property
     def _in_rows(self) -> bool:

@@ -70,17 +70,21 @@ def encode_shard(values: NDArray[Any], metadata: dict[str, Any]) -> bytes:
     return b"".join([*parts, said, _checksum(said)])
 
 
-def decode_shard(body: bytes, metadata: dict[str, Any], rows: int) -> NDArray[Any] | None:
+def decode_shard(
+    body: bytes | NDArray[np.uint8], metadata: dict[str, Any], rows: int, out: NDArray[Any] | None = None
+) -> NDArray[Any] | None:
     """The first `rows` rows of a shard; None if one of their chunks was never written.
 
     Parameters
     ----------
-    body : bytes
+    body : bytes or (n,) uint8
         The shard's object.
     metadata : dict
         The array's ``zarr.json``, of which `is_row_shard` holds.
     rows : int
         Rows of the array in this shard.
+    out : (shard, ...) array, optional
+        Memory to decode into, of the array's type and the shape of a shard.
 
     Raises
     ------
@@ -92,11 +96,13 @@ def decode_shard(body: bytes, metadata: dict[str, Any], rows: int) -> NDArray[An
     data = np.frombuffer(body, np.uint8)
     index = _checked(data[-(16 * (shard[0] // chunk) + _CHECK) :], "the index of the shard")
     if index.size != 16 * (shard[0] // chunk):
-        raise ValueError(f"the shard has {len(body)} bytes, fewer than its index")
+        raise ValueError(f"the shard has {data.size} bytes, fewer than its index")
     places = index.view("<u8").reshape(-1, 2)[: -(-rows // chunk)]
     if (places == _EMPTY).any():
         return None
-    found = np.empty((len(places) * chunk, *shard[1:]), np.dtype(metadata["data_type"]).newbyteorder("<"))
+    if out is None:
+        out = np.empty((len(places) * chunk, *shard[1:]), np.dtype(metadata["data_type"]).newbyteorder("<"))
+    found = out[: len(places) * chunk]
     for number, (start, size) in enumerate(places.tolist()):
         packed = _checked(data[start : start + size], f"chunk {number} of the shard")
         blosc.decompress(packed, found[number * chunk : (number + 1) * chunk])

@@ -30,14 +30,17 @@ def product(
     first: int = 0,
     columns: Mapping[str, Any] | None = None,
     state: str = "complete",
+    shard: int = SAMPLE_GROUP,
+    stamps: Any = None,
 ) -> str:
-    """Write one group in shards of 256 and return its ``<url>#<group>``.
+    """Write one group in shards of 256 samples and return its ``<url>#<group>``.
 
     The difference plane of sample i is (first + i) / 8, science (first + i) / 8 + visit, and NaN in a corner;
-    its target has bit 1 in the middle. All are usable and synthetic unless `columns` says otherwise.
+    its target has bit 1 in the middle; `stamps` (n, plane, y, x), over and over, are others. All are usable
+    and synthetic unless `columns` says otherwise.
     """
     location = Location.parse(folder / f"{survey}.zarr")
-    cuts = {"sample_shard": SAMPLE_GROUP, "sample_chunk": 32}
+    cuts = {"sample_shard": shard, "sample_chunk": 32}
     given = {"sample": samples, "visit": visits, "plane": len(planes), "v": side, "u": side, "host": 1}
     sizes, group = complete_sizes({**given, **cuts}), f"{survey}/{split}"
     create_product(location, "samples", job="test", digest=f"{survey}{first}")
@@ -51,11 +54,13 @@ def product(
         science = (number / 8)[:, None] + np.arange(visits)
         pixels[:, :, list(planes).index("science")] = science[:, :, None, None]
     pixels[..., 0, 0] = np.nan
+    if stamps is not None:
+        pixels = np.resize(stamps, pixels.shape)
     target = np.zeros((samples, visits, side, side), "u2")
     target[..., side // 2, side // 2] = 2
     writer = ProductWriter(location, group)
-    for start in range(0, samples, SAMPLE_GROUP):
-        part = slice(start, min(start + SAMPLE_GROUP, samples))
+    for start in range(0, samples, shard):
+        part = slice(start, min(start + shard, samples))
         stored = {"pixels": ({"sample": part}, pixels[part]), "target": ({"sample": part}, target[part])}
         for one in variables("samples").values():
             if one.is_sample and one.name in values:
