@@ -74,8 +74,8 @@ class VisitAttention(nn.Module):
     def forward(self, x: Tensor, days: Tensor, seen: Tensor) -> Tensor:
         """x (n, visit, place, channel), days and seen (n, visit); places do not mix."""
         n, visits, places, channels = x.shape
-        if visits == 1:
-            return x
+        if visits == 1 and not self.training:
+            return x  # what would be added is 0; in training it is, so that every weight has a gradient
         split = (n, visits, places, 3, self.heads, channels // self.heads)
         q, k, v = self.query_key_value(self.norm(x)).reshape(split).unbind(3)
         apart = torch.nan_to_num(days[:, :, None] - days[:, None, :]).masked_fill(

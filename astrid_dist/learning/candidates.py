@@ -17,7 +17,9 @@ APERTURES = (1.0, 1.7, 3.5)
 NUMBERS = 6 * len(PLANES) * len(APERTURES)
 _GUESS = 1  # the aperture whose flux and place learning begins from
 _PSF = 1.3  # sigma of a usual PSF, pixels
-_REACH = 6  # pixels each way that are looked at
+_REACH = 8  # pixels each way that are looked at
+_ROUNDS = 4  # of centring
+_FARTHEST = 4.0  # pixels from `at`, along each axis
 
 
 class Head(NamedTuple):
@@ -35,7 +37,7 @@ class Measured(NamedTuple):
 
     #: (m, visit) flux of the difference, noise sigmas, signed.
     flux: Tensor
-    #: (m, 2) x, y of the difference's light from `at`, pixels.
+    #: (m, 2) x, y of the difference's light, pixels from `at`.
     position: Tensor
     #: (m, visit, NUMBERS) all that was measured, scaled for a network.
     numbers: Tensor
@@ -57,10 +59,11 @@ def gather(maps: Tensor, at: Tensor, stride: int) -> Tensor:
 
 
 def measure(values: Tensor, valid: Tensor, at: Tensor) -> Measured:
-    """Fluxes and places by round Gaussians at `at`, in what has data.
+    """Place and fluxes of the light nearest to `at`, by round Gaussians, in what has data.
 
     values, valid (n, visit, plane, y, x): noise sigmas, 0 where not valid; at (m, 3): image, x, y.
-    A flux is the least-squares one of a point source of the aperture's width; with noise of 1 sigma.
+    The place is a windowed centroid of the difference (Bertin, SExtractor's XWIN): the window follows it. All
+    else is measured there; a flux is the least-squares one of a point source of the aperture's width.
     """
     height, width = values.shape[-2:]
     steps = torch.arange(-_REACH, _REACH + 1, device=values.device)
@@ -69,29 +72,54 @@ def measure(values: Tensor, valid: Tensor, at: Tensor) -> Measured:
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     image, rows_in, columns_in = at[:, 0].long(), rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     pick = (image[:, None, None], slice(None), slice(None), rows_in, columns_in)
-    v = values[pick]  # (m, k, k, visit, plane)
-    w = (valid[pick] & inside[..., None, None]).float()
-    v = v * w
-    dx = columns - at[:, 1, None, None]
-    dy = rows - at[:, 2, None, None]
-    sigma = torch.tensor(APERTURES, device=values.device)
+    w = (valid[pick] & inside[..., None, None]).float()  # (m, k, k, visit, plane)
+    v = values[pick] * w
+    columns, rows = columns - at[:, 1, None, None], rows - at[:, 2, None, None]
+
+    position = torch.zeros_like(at[:, 1:])
+    only = slice(DIFFERENCE, DIFFERENCE + 1)
+    for _ in range(_ROUNDS):
+        window = _window(v[..., only], w[..., only], columns, rows, position, APERTURES[_GUESS : _GUESS + 1])
+        weight = window.size[:, :, 0, 0] ** 2
+        weight = weight / weight.sum(1, keepdim=True)  # of visits
+        off = torch.stack([(weight * place[:, :, 0, 0]).sum(1) for place in window.places], 1)
+        # Moments within a window are too small by the known factor, of a usual PSF.
+        off = off * APERTURES[_GUESS] * (1 + (_PSF / APERTURES[_GUESS]) ** 2)
+        position = (position + off).clamp(-_FARTHEST, _FARTHEST)
+    found = _window(v, w, columns, rows, position, APERTURES)
+    numbers = [torch.asinh(found.flux), found.share, *found.moments, *found.places]
+    return Measured(found.flux[:, :, DIFFERENCE, _GUESS], position, torch.stack(numbers, -1).flatten(2))
+
+
+class _Window(NamedTuple):
+    """Sums in Gaussian windows, each (m, visit, plane, aperture)."""
+
+    flux: Tensor
+    #: Share of the window that has data.
+    share: Tensor
+    #: Light and its noise, added in squares: so moments of noise alone are small, not wild.
+    size: Tensor
+    #: First moments in x and y over size, in widths of the window; their sign is also the flux's.
+    moments: list[Tensor]
+    #: The same for either sign of flux.
+    places: list[Tensor]
+
+
+def _window(
+    v: Tensor, w: Tensor, columns: Tensor, rows: Tensor, position: Tensor, apertures: tuple[float, ...]
+) -> _Window:
+    """Sums of v with data w, (m, k, k, visit, plane), in windows around `position` (m, 2)."""
+    dx, dy = columns - position[:, 0, None, None], rows - position[:, 1, None, None]
+    sigma = torch.tensor(apertures, device=v.device)
     shape = torch.exp(-0.5 * (dx * dx + dy * dy)[..., None] / sigma**2)  # (m, k, k, aperture)
     shape = shape / (2 * torch.pi * sigma**2)
-    full = 1 / (4 * torch.pi * sigma**2)  # sum of its square
     light = torch.einsum("mijvp,mija->mvpa", v, shape)
     norm = torch.einsum("mijvp,mija->mvpa", w, shape**2)
-    flux = light / norm.clamp(min=1e-5)  # full ones are 0.006 or more
-    size = (light**2 + norm).clamp(min=1e-12).sqrt()  # with the noise: moments of noise are small, not wild
-    sure = light / size  # near 1 or -1 where there is light
+    size = (light**2 + norm).clamp(min=1e-12).sqrt()
     moments = [torch.einsum("mijvp,mija->mvpa", v, shape * d[..., None]) / size / sigma for d in (dx, dy)]
-    places = [moment * sure for moment in moments]  # the same for either sign of flux
-    numbers = torch.stack([torch.asinh(flux), norm / full, *moments, *places], -1).flatten(2)
-    # Place of the light of all visits; moments within a Gaussian are too small by the known factor.
-    scale = APERTURES[_GUESS] * (1 + (_PSF / APERTURES[_GUESS]) ** 2)
-    weight = size[:, :, DIFFERENCE, _GUESS] ** 2
-    weight = weight / weight.sum(1, keepdim=True)
-    position = [scale * (weight * place[:, :, DIFFERENCE, _GUESS]).sum(1) for place in places]
-    return Measured(flux[:, :, DIFFERENCE, _GUESS], torch.stack(position, 1), numbers)
+    places = [moment * light / size for moment in moments]
+    flux = light / norm.clamp(min=1e-5)  # of whole windows it is 0.006 or more
+    return _Window(flux, norm * 4 * torch.pi * sigma**2, size, moments, places)
 
 
 class CandidateHead(nn.Module):

@@ -27,7 +27,7 @@ class LossConfig:
     #: Weights of real against bogus, of the class, of the position, of the flux.
     real: float = 1.0
     classes: float = 0.5
-    position: float = 0.2
+    position: float = 1.0
     flux: float = 1.0
     #: Pixel loss: ``bce``, or ``focal`` (Lin et al. 2017), which leaves easy pixels out by degrees.
     pixel_loss: str = "focal"

@@ -148,7 +148,7 @@ class UNet(nn.Module):
         self.segment = nn.Conv2d(widths[0] + inputs, len(MODEL_CLASSES), 1)
         assert self.segment.bias is not None
         nn.init.constant_(self.segment.bias, -4.6)  # 1 % of pixels, as it begins
-        known = sum(widths) + inputs + NUMBERS + config.condition
+        known = sum(widths) + inputs + 2 + NUMBERS + config.condition
         heads = config.heads if config.temporal else 0
         self.candidates = CandidateHead(known, config.hidden, len(MODEL_CLASSES), heads, config.dropout)
 
@@ -210,7 +210,10 @@ class UNet(nn.Module):
         gathered = [
             gather(x.reshape(n, visits, *x.shape[1:]), at, 2**i) for i, x in enumerate((top, *levels[1:]))
         ]
-        features = torch.cat([x.float() for x in gathered] + [measured.numbers, condition[image].float()], -1)
+        shift = measured.position[:, None].expand(-1, visits, -1)
+        features = torch.cat(
+            [x.float() for x in gathered] + [shift, measured.numbers, condition[image].float()], -1
+        )
         head = self.candidates(features, measured, days[image], seen[image])
         return Prediction(segmentation.unflatten(0, (n, visits)), *head)
 

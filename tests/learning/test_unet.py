@@ -88,17 +88,30 @@ def test_shifted_by_the_stride_the_answer_is_shifted() -> None:
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-4)
 
 
-def test_measured_flux_is_where_learning_begins() -> None:
-    """The flux head starts from the least-squares flux of a Gaussian, of either sign and any size."""
+def test_learning_begins_from_what_is_measured() -> None:
+    """Flux of a Gaussian by least squares, place by a window that follows it; either sign, any size."""
     torch.manual_seed(0)
     grid = torch.arange(31.0) - 15
     psf = torch.exp(-0.5 * ((grid[:, None] - 0.3) ** 2 + (grid + 0.4) ** 2) / 1.7**2)
     flux = torch.tensor([1e5, -3e3, 40.0, 0.0])
     pixels = torch.full((4, 1, 4, 31, 31), torch.nan)
     pixels[:, 0, 2] = flux[:, None, None] * psf / psf.sum()
-    at = torch.tensor([[i, 14.6, 15.3] for i in range(4)])
+    at = torch.tensor([[0, 14.6, 15.3], [1, 15, 15], [2, 13, 17], [3, 15, 15]])
     out = predict(UNet(TINY).eval(), pixels, at=at)
-    torch.testing.assert_close(out.flux[:, 0], flux, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(out.flux[:, 0], flux, rtol=1e-2, atol=1e-3)
+    true = torch.tensor([[14.6, 15.3]]) - at[:, 1:]
+    torch.testing.assert_close(out.position[:3], true[:3], rtol=0, atol=0.02)
+    assert (out.position[3] == 0).all()  # no light
+
+
+def test_measured_place_is_near_the_limit_of_the_noise() -> None:
+    """In white noise no place of a Gaussian is known better than sqrt(2) sigma over SNR (Cramer-Rao)."""
+    examples = dots(400, size=17)
+    real, bright = examples.label > 0.5, examples.snr[:, 0].abs() > 30
+    out = predict(UNet(TINY).eval(), examples.pixels)
+    off = out.position - torch.stack([examples.x, examples.y], 1)
+    pull = (off / (2**0.5 * 1.3 / examples.snr.abs()))[real & bright]
+    assert 0.9 < pull.abs().median() / 0.6745 < 1.3
 
 
 def test_what_lies_under_no_data_does_not_matter() -> None:
@@ -139,7 +152,19 @@ def test_one_visit_is_as_if_there_were_no_attention() -> None:
     out, one = predict(model, padded, seen=seen), predict(model, pixels)
     torch.testing.assert_close(out.real, one.real)
     torch.testing.assert_close(out.segmentation[:, 1], one.segmentation[:, 0])
-    torch.testing.assert_close(out.flux[:, 1], one.flux[:, 0])
+    torch.testing.assert_close(out.flux[:, 1], one.flux[:, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_every_weight_takes_part_in_training_on_single_visits() -> None:
+    """So that workers that train together agree on what there is to add up."""
+    model, examples = made().train(), dots(2, size=9)
+    loss(model(examples.pixels), examples, LossConfig())[0].backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None] == []
+    attention = model.visits
+    assert attention is not None
+    x = torch.randn(2, 1, 5, TINY.widths[-1])
+    one = attention(x, torch.zeros(2, 1), torch.ones((2, 1), dtype=torch.bool))
+    assert torch.equal(one, x)  # nothing is added in training either
 
 
 def test_visits_in_another_order_and_from_another_day() -> None:
@@ -210,10 +235,10 @@ def test_monte_carlo_dropout_spreads_and_ends() -> None:
 
 def test_learns_dots_in_seconds() -> None:
     """64 stamps: every one told apart, place within 0.2 pixels, signs of flux right."""
-    examples = dots(64, size=21)
+    examples = dots(64, size=17)
     torch.manual_seed(1)
     model = UNet(replace(TINY, dropout=0.0)).train()
-    steps = 100
+    steps = 80
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
     for _ in range(steps):
@@ -311,19 +336,26 @@ def test_imports_numpy_and_torch_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method:DeprecationWarning")  # of torch's own compiler
-def test_compiled_gives_the_same_answers_and_gradients() -> None:
-    model = made(replace(TINY, widths=(8, 8)))
-    examples = dots(4, visits=2, size=15)
-    compiled = torch.compile(model, fullgraph=True)
+def test_traced_whole_it_gives_the_same_answers_and_gradients() -> None:
+    """What `torch.compile` traces, both ways and in one piece, run without making code of it."""
+    model, examples = made(), dots(4, visits=2, size=15)
     outs, grads = [], []
-    for run in (model, compiled):
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
         model.zero_grad()
-        out = run(examples.pixels, seen=examples.seen, days=examples.days)
-        loss(out, examples, LossConfig())[0].backward()
-        outs.append(out)
+        outs.append(run(examples.pixels, seen=examples.seen, days=examples.days))
+        loss(outs[-1], examples, LossConfig())[0].backward()
         grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     same(*outs, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a C++ compiler at work
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method:DeprecationWarning")
+def test_compiled_gives_the_same() -> None:
+    model, pixels = made(replace(TINY, widths=(8, 8))), stamps(2, 1, 15, 15)
+    with torch.no_grad():
+        same(predict(model, pixels), torch.compile(model, fullgraph=True)(pixels), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
