@@ -160,11 +160,10 @@ def _sets(said: str) -> tuple[SampleSet, ...]:
     for k, name in enumerate(names):
         hosts = possible_hosts(_fields(settings, k, epochs[k]), settings.visits, settings.mix_bands)
         split, by = split_hosts(hosts, settings.splits, settings.split_by, settings.seed)
-        # Every split gets a sample, the rest go by shares.
-        numbers = 1 + largest_remainder(shares, int(per_survey[k]) - len(splits))
+        numbers = largest_remainder(shares, int(per_survey[k]))
+        if not numbers.all():  # every split gets a sample
+            numbers = 1 + largest_remainder(shares, int(per_survey[k]) - len(splits))
         for one, number in zip(splits, numbers.tolist(), strict=True):
-            if not number:
-                continue
             groups = -(-number // SAMPLE_GROUP)
             what = f"{name}/{one}"
             rows = hosts_of_groups(hosts.bands, split[one], groups, settings.bands, settings.seed, what)
