@@ -56,6 +56,17 @@ def test_zarr_reads_what_is_packed_here_and_the_other_way_round(name: str, sampl
     np.testing.assert_array_equal(decode_shard(objects[place].to_bytes(), metadata, samples), values[::-1])
 
 
+def test_a_shard_can_be_decoded_into_memory_that_is_there() -> None:
+    objects, _ = _array("pixels", 100)
+    metadata = json.loads(objects["pixels/zarr.json"].to_bytes())
+    values = _values("pixels", 100)
+    out = np.full((256, *values.shape[1:]), 7, values.dtype)
+    found = decode_shard(encode_shard(values, metadata), metadata, 100, out)
+    assert found is not None
+    assert np.shares_memory(found, out)
+    np.testing.assert_array_equal(found, values)
+
+
 def test_images_are_not_taken_for_samples() -> None:
     store = zarr.storage.MemoryStore()
     sizes = complete_sizes({"epoch": 1, "y": 600, "x": 600})
