@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 
 import astrid_dist as astrid
+from astrid_dist.engine.serial import SerialEngine
 from astrid_dist.stages.demo import run_demo
+from astrid_dist.stages.run import run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/quickstart.md", "docs/howto-query.md", "docs/howto-quality.md"]
+PAGES = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/howto-query.md",
+    "docs/howto-quality.md",
+    "docs/howto-samples.md",
+]
 SKY = {"epochs": 8, "template_epochs": 3, "size_px": 256, "season_days": 5.0, "star_density": 1500.0}
 
 
@@ -17,6 +25,18 @@ SKY = {"epochs": 8, "template_epochs": 3, "size_px": 256, "season_days": 5.0, "s
 def products(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     run_demo(folder, "serial", sky=SKY)
+    made = {name: str(folder / f"{name}.zarr") for name in ("survey", "reference", "samples", "injected")}
+    pair = {"survey": made["survey"], "reference": made["reference"]}
+    difference = {**pair, "survey": made["injected"], "output": str(folder / "injected-difference.zarr")}
+    for stage, settings in (
+        (
+            "inject",
+            {**pair, "output": made["samples"], "samples": 512, "way": "fast", "splits": {"train": 1}},
+        ),
+        ("inject", {**pair, "output": made["injected"], "mode": "frames", "sources_per_mpix": 300}),
+        ("difference", difference),
+    ):
+        run_stage(stage, settings, SerialEngine())
     return folder
 
 
