@@ -73,6 +73,7 @@ def test_values_do_not_depend_on_how_samples_are_cut(serial: Path, tmp_path: Pat
     assert_equal(str(output), str(serial))
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_values_do_not_depend_on_who_makes_them(serial: Path, tmp_path: Path, cluster_file: str) -> None:
     output = tmp_path / "samples.zarr"
@@ -110,6 +111,7 @@ def killed_at(process: subprocess.Popen[bytes], output: Path, markers: int, work
     return len(Ledger(Location.parse(output)).finished("inject"))
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 def test_killed_twice_and_resumed_it_is_whole_and_equal(
@@ -195,6 +197,7 @@ def test_what_moves_moves_evenly_and_what_does_not_stays(sequences: xr.Dataset) 
     assert np.median(np.hypot(*rates)) > 1  # pixels a day
 
 
+@pytest.mark.slow
 def test_two_surveys_in_one_job_share_its_samples(tmp_path: Path) -> None:
     generic, ztf = small_survey(), small_survey(384, 4, ("g", "r"), 7, "ztf")
     output = tmp_path / "samples.zarr"
@@ -221,6 +224,7 @@ def test_two_surveys_in_one_job_share_its_samples(tmp_path: Path) -> None:
     assert float(np.median(of_ztf.fwhm_n)) != float(np.median(made["generic/train"].fwhm_n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["cell", "night"])
 def test_splits_share_no_cell_and_no_night(tmp_path: Path, by: str) -> None:
     made = small_survey(1024, 4, ("r",)) if by == "cell" else small_survey()

@@ -72,6 +72,7 @@ def test_sources_are_found_and_false_positives_have_their_artifact(
     assert not lost["countable"].any(), "what could not be put in counts as missed"
 
 
+@pytest.mark.slow
 def test_what_the_reference_holds_fades(made_of: SmallSurvey, tmp_path: Path) -> None:
     reference = str(tmp_path / "reference.zarr")
     kinds = {"negative": 0.5, "artifacts": 100.0, "kinds": ["SN Ia", "SN II", "template contamination"]}
@@ -90,6 +91,7 @@ def test_what_the_reference_holds_fades(made_of: SmallSurvey, tmp_path: Path) ->
     assert (gone["snr"] < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_workers_and_bands_agree(tmp_path: Path) -> None:
     made_of = small_survey(256, 4, ("g", "r"), 6)
