@@ -95,8 +95,16 @@ def ingest(
 @app.command()
 def run(job: JobFile, overrides: Overrides = None, cluster: Cluster = None) -> None:
     """Run a job to its end, or go on with it where it was stopped."""
+    from astrid_dist.stages import load_stage
+
     stage, settings = _load(job, overrides)
-    _run(stage, settings, cluster)
+    whole = getattr(load_stage(stage), "run", None)
+    if whole is None:
+        _run(stage, settings, cluster)
+    elif cluster is None:
+        whole(settings)
+    else:
+        raise ConfigError(f"{stage} runs no tasks on {cluster}: leave --cluster out, and say `workers`")
 
 
 @app.command()

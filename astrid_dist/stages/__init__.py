@@ -18,6 +18,11 @@ Every stage module offers
     what stands for a task that failed for good, when the user asks to go on without it.
 ``finalise(plan)``
     after the last key: tables, scalars, counts; on the driver. Returns digests of the shards it wrote.
+
+A stage that has no shards (``train``, on Ray) offers instead of all but ``Settings``
+
+``run(settings)``
+    does everything, says what it made, and run again goes on where it was stopped.
 """
 
 from importlib import import_module
@@ -28,7 +33,7 @@ from astrid_dist.errors import ConfigError
 #: Stage name -> module; imported only when asked for.
 STAGES = {
     name: f"astrid_dist.stages.{name}"
-    for name in ("mock", "ingest", "reference", "difference", "detect", "inject")
+    for name in ("mock", "ingest", "reference", "difference", "detect", "inject", "train")
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,9 +26,17 @@ Settings = BaseModel | Mapping[str, Any]
 
 def plan_stage(name: str, settings: Settings) -> Plan:
     """What a stage would do: its keys, bytes, requests, memory and warnings. Writes nothing."""
-    stage = load_stage(name)
+    stage = _with_tasks(name)
     plan: Plan = stage.plan(stage.Settings.model_validate(settings))
     return plan
+
+
+def _with_tasks(name: str) -> ModuleType:
+    """The module of a stage that is made of tasks."""
+    stage = load_stage(name)
+    if not hasattr(stage, "plan"):
+        raise ConfigError(f"{name} has no tasks to plan: run it, and run it again to go on with it")
+    return stage
 
 
 def run_stage(
@@ -58,7 +67,7 @@ def run_stage(
     ConfigError, ResumeConflictError, IncompleteProductError, ClusterError, StorageError
         As `astrid_dist.engine.runner.run`.
     """
-    stage = load_stage(name)
+    stage = _with_tasks(name)
     checked = stage.Settings.model_validate(settings)
     location = Location.parse(checked.output)
     # The lease comes first: what is planned (which epoch gets which index) must still hold when it runs.
