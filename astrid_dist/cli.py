@@ -219,16 +219,22 @@ def night(
 
 @app.command()
 def describe(
-    url: Annotated[str, typer.Argument(help="URL of a samples product")],
+    url: Annotated[str, typer.Argument(help="URL of samples, or of the difference of an injected survey")],
     to: Annotated[Path, typer.Option(help="HTML file to write")] = Path("samples.html"),
 ) -> None:
-    """Write the page of a samples product: what it is made from, its balance, what samples look like."""
+    """Write the page of samples or of an injected survey: what it is made from, its balance, how it looks."""
+    from astrid_dist.stages.injected_report import injected_report
     from astrid_dist.stages.sample_report import sample_report
+    from astrid_dist.store.locations import Location
+    from astrid_dist.store.templates import product_header
 
-    text = sample_report(url, lambda said: print(said, file=sys.stderr))
+    if product_header(Location.parse(url))["product"] == "difference":
+        text = injected_report(url)
+    else:
+        text = sample_report(url, lambda said: print(said, file=sys.stderr))
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(text, encoding="utf-8")
-    print(f"page of the samples written to {to}")
+    print(f"page written to {to}")
 
 
 def describe_plan(planned: Any) -> str:

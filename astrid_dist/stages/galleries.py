@@ -76,15 +76,15 @@ def _picture(row: "pd.Series[Any]", products: "Products") -> tuple[bytes, int]:
     epoch = int(difference["survey_epoch"])
     science = products["survey"][row["group"]].isel(epoch=epoch)
     planes = (
-        _stamp(science, "image", row["x"], row["y"]),
-        _stamp(products["reference"][row["group"]], "image", row["x"], row["y"]),
-        _stamp(difference, "difference", row["x"], row["y"]),
-        _stamp(difference, "score", row["x"], row["y"]),
+        stamp_around(science, "image", row["x"], row["y"]),
+        stamp_around(products["reference"][row["group"]], "image", row["x"], row["y"]),
+        stamp_around(difference, "difference", row["x"], row["y"]),
+        stamp_around(difference, "score", row["x"], row["y"]),
     )
     return triplet_png(*planes), epoch
 
 
-def _stamp(dataset: "xr.Dataset", name: str, x: float, y: float) -> np.ndarray[Any, Any]:
+def stamp_around(dataset: "xr.Dataset", name: str, x: float, y: float) -> np.ndarray[Any, Any]:
     """A square around a position, its sky taken away; NaN beyond the edge."""
     side = 2 * _HALF + 1
     stamp = np.full((side, side), np.nan, np.float32)
