@@ -227,7 +227,7 @@ def evaluate(
     """Measure a model on validation samples, of all workers together."""
     measures = Measures()
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         for one in examples:
             truth = one.to(device, True)
             told = _told(model, truth, config)
