@@ -39,6 +39,8 @@ class Template:
     quiet: NDArray[np.bool_]
     """Pixels without a source."""
     _correlations: dict[Window, float] = field(default_factory=dict)
+    kept: dict[tuple[str, Window], Any] = field(default_factory=dict)
+    """What was worked out of it for a tile, for the epochs that follow."""
 
     def correlation(self, window: Window) -> float:
         """Correlation of the noise of neighbouring pixels in a window, measured once."""

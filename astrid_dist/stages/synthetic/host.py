@@ -35,8 +35,8 @@ WINDOW = STAMP + 2 * MARGIN
 PAD = WINDOW // 2 + 2
 #: SNR in the epoch from which a star is bright: it may leave residuals.
 BRIGHT_SNR = 20.0
-#: Pairs that a worker keeps: tiles of one epoch follow each other.
-_PAIRS_KEPT, _HOSTS_KEPT = 2, 2
+#: Pairs (star lists and PSFs) and tiles that a worker keeps: epochs of one tile follow each other.
+_PAIRS_KEPT, _HOSTS_KEPT = 64, 2
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,14 @@ class Host:
 
     @cached_property
     def galaxies(self) -> Galaxies:
-        """Of the reference, in pixels of the padded tile."""
-        return find_galaxies(
-            self.template, self.recipe.sigma_r, self.template_mask, self.view.fwhm_r, self.star_places
-        )
+        """Of the reference, in pixels of the padded tile; found once for all its epochs."""
+        kept, name = self.template_full.kept, ("galaxies", self.tile)
+        if name not in kept:
+            kept[name] = find_galaxies(
+                self.template, self.recipe.sigma_r, self.template_mask, self.view.fwhm_r, self.star_places
+            )
+        found: Galaxies = kept[name]
+        return found
 
     @cached_property
     def variances(self) -> tuple[Image, Image]:
