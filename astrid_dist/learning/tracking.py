@@ -67,6 +67,8 @@ def client_of(uri: str) -> "MlflowClient":
     """A client that gives up soon: training does not wait for a server that is gone."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
+        os.environ.setdefault(name, "when_required")  # R2 knows no others
     from mlflow import MlflowClient
 
     return MlflowClient(uri, uri)

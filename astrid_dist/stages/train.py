@@ -107,7 +107,7 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     output = Location.parse(settings.output)
     beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
     uri = tracking_uri(settings.tracking, beside)
-    with Lease(output.sibling(".ledger"), "train"):
+    with Lease(output.sibling(".ledger"), "train") as lease:
         work, data = _prepared(settings, output, uri)
         digest, objects = _digest(settings, data), output.objects()
         record: dict[str, Any] = json.loads(objects.get(RUN) or b"{}")
@@ -126,6 +126,7 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
             if "history" not in record:
                 record |= _train(settings, work, data, tracker, name)
                 objects.put(RUN, _json(record))
+            lease.check()
             record["registered"] = _publish(settings, work, data, tracker, record)
             objects.put(RUN, _json(record))
         say(f"{output / MODEL}: {_last(record, settings.metric)}")

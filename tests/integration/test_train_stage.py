@@ -1,6 +1,10 @@
 """The stage from job file to registered model: real Ray workers, real MLflow, a product on disk."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +22,9 @@ from astrid_dist.learning.model_file import load_model, weights_digest
 from astrid_dist.learning.registry import load
 from astrid_dist.stages.run import plan_stage
 from astrid_dist.stages.train import Settings, run
+from astrid_dist.store.locations import Location
 from tests.learning.test_training import TINY, dot_product
+from tests.r2_rules import R2Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 FAST: dict[str, Any] = {
@@ -68,6 +74,13 @@ def said(one: Settings) -> list[str]:
 def first(samples: list[str], folder: Path) -> list[str]:
     """Lines of a first run with one worker."""
     return said(settings(samples, folder / "first"))
+
+
+def command(one: Settings) -> list[str]:
+    """The same run as a process, with a Ray of its own."""
+    asked = one.model_dump(mode="json", exclude_unset=True)
+    code = f"from astrid_dist.stages.train import Settings, run; run(Settings.model_validate({asked!r}))"
+    return [sys.executable, "-c", code]
 
 
 def client(folder: Path) -> Any:
@@ -171,6 +184,52 @@ def test_two_workers_one_of_them_killed_end_as_if_nothing_had_happened(
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
     history = client(folder).get_metric_history(records[1]["run"], "val_auc")
     assert [one.step for one in history] == [1, 2, 3, 4]
+
+
+def test_a_driver_that_is_killed_goes_on_when_the_same_command_runs_again(
+    samples: list[str], folder: Path
+) -> None:
+    """The command is a process with a Ray of its own; both are killed after a checkpoint within an epoch."""
+    whole = {"epochs": 3, "keep_every": 2}
+    run(settings(samples, folder / "whole", **whole))
+    driver = subprocess.Popen(
+        command(settings(samples, folder / "stopped", **whole)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    kept = folder / "stopped" / "ray"
+    while len(list(kept.glob("*/checkpoint_*/state.pt"))) < 2 and driver.poll() is None:
+        time.sleep(0.02)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    record = json.loads((folder / "stopped" / "run.json").read_text())
+    assert "history" not in record
+    run(settings(samples, folder / "stopped", **whole))
+    records = [json.loads((folder / name / "run.json").read_text()) for name in ("whole", "stopped")]
+    assert records[1]["run"] == record["run"]
+    for ours, theirs in zip(*(one["history"] for one in records), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9, nan_ok=True)
+
+
+@pytest.mark.s3
+def test_checkpoints_and_the_model_lie_in_a_bucket(
+    samples: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server that refuses what Cloudflare R2 refuses; workers know of it by the environment alone."""
+    with R2Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        url = server.bucket()
+        one = settings(samples, folder, tracking=f"sqlite:///{folder}/mlflow.db", experiment="bucket")
+        one = one.model_copy(update={"output": f"{url}/run"})
+        done = subprocess.run(command(one), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"{url}/run/model.pt" in done.stdout
+        names = [name for name, _ in Location.parse(f"{url}/run").objects().list("ray")]
+        assert any(name.endswith("/state.pt") for name in names)
+        assert list(Location.parse(f"{url}/mlflow-artifacts").objects().list())
+        assert load("", f"{url}/run/model.pt").config.hidden == TINY["hidden"]
 
 
 def test_more_workers_than_there_is_room_for_is_told(samples: list[str], folder: Path) -> None:
