@@ -5,6 +5,7 @@ A run is its name and its storage: run again with both, it goes on from its last
 
 import logging
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,9 +160,15 @@ def train_worker(given: dict[str, Any]) -> None:
             (Path(folder) / STATE).write_bytes(trainer.state_bytes())
             train.report(said, checkpoint=train.Checkpoint.from_directory(folder))
         if moment.metrics is not None:
-            print(_line(moment.metrics), flush=True)
+            _say(_line(moment.metrics))
             if not tracker.epoch(moment.metrics):
-                print(f"MLflow at {work.tracking} does not answer: {tracker.waiting} epochs wait", flush=True)
+                _say(f"MLflow at {work.tracking} does not answer: {tracker.waiting} epochs wait")
+
+
+def _say(line: str) -> None:
+    """On the driver's screen; Ray's own print would say it twice."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _line(metrics: dict[str, float]) -> str:
