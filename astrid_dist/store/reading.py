@@ -110,7 +110,7 @@ class ProductReader:
         return dict(zip(array.metadata.dimension_names or (), array.shape, strict=True))  # type: ignore[union-attr,arg-type]
 
     def read(
-        self, variable: str, out: np.ndarray[Any, Any] | None = None, **selection: int | slice
+        self, variable: str, out: np.ndarray[Any, Any] | None = None, /, **selection: int | slice
     ) -> np.ndarray[Any, Any]:
         """Values of a variable; dimensions that are not named are read whole.
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from astrid_dist.stages.selection import Groups, Quality
 from astrid_dist.stages.synthetic.host_table import SplitBy
@@ -17,7 +17,11 @@ def _as_list(value: Any) -> Any:
 
 
 #: One URL, or one for each of several surveys.
-Urls = Annotated[list[str], BeforeValidator(_as_list)]
+Urls = Annotated[
+    list[str],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 
 
 class Settings(BaseModel):
