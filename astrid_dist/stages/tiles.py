@@ -55,9 +55,15 @@ class Recipe:
         )
 
     def subtract(
-        self, new: Planes, ref: Planes, plan: zogy.SubtractionPlan, *, terms: bool = True
+        self,
+        new: Planes,
+        ref: Planes,
+        plan: zogy.SubtractionPlan,
+        *,
+        terms: bool = True,
+        keep_scores: bool = False,
     ) -> zogy.Subtraction:
-        """Difference and score of planes; without terms for what may be wrong, the parts of the score too."""
+        """Difference and score of planes, with or without the terms for what may be wrong."""
         return zogy.subtract(
             new.image,
             ref.image,
@@ -67,7 +73,7 @@ class Recipe:
             shift=self.shift,
             astrometric_sigma=self.astrometric_sigma if terms else (0.0, 0.0),
             flux_ratio_err=self.flux_ratio_err if terms else 0.0,
-            keep_scores=not terms,
+            keep_scores=keep_scores,
         )
 
 

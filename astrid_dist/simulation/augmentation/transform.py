@@ -1,5 +1,6 @@
 """What every transform of a batch is, and which kinds of change some of them leave alone."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import numpy as np
@@ -49,11 +50,12 @@ def is_one_of(kind: Numbers, names: tuple[str, ...]) -> NDArray[np.bool_]:
     return np.isin(kind, [-1, *(kind_code(name) for name in names)])
 
 
-class Transform(BaseModel):
+class Transform(BaseModel, ABC):
     """A change of samples, with its parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @abstractmethod
     def __call__(self, batch: Batch, key: np.uint64, items: ArrayLike) -> Batch:
         """The batch changed.
 
@@ -66,7 +68,6 @@ class Transform(BaseModel):
         items : (n,) int
             Number of each sample, which its draws belong to.
         """
-        raise NotImplementedError
 
 
 def by_sample(key: np.uint64, items: ArrayLike, draws: int) -> NDArray[np.float64]:

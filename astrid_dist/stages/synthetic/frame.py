@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,11 +17,11 @@ from astrid_dist.simulation.psf_bank import PsfBank
 from astrid_dist.stages.blocks import Planes, Window, read_stars
 from astrid_dist.stages.pair import Pair, Template, open_pair
 from astrid_dist.stages.pairing import Local
+from astrid_dist.stages.synthetic.instrument import camera_of
 from astrid_dist.stages.synthetic.settings import Settings
 from astrid_dist.store.layouts import TILE
 from astrid_dist.store.locations import Location
-from astrid_dist.store.reading import ProductReader
-from astrid_dist.surveys.profile import Camera, load_profile, profile_names
+from astrid_dist.surveys.profile import Camera
 
 Array = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -200,16 +200,6 @@ def _kept(kept: dict[Window, T], tile: Window, make: Callable[[], T]) -> T:
     if tile not in kept:
         kept[tile] = make()
     return kept[tile]
-
-
-def camera_of(reader: ProductReader) -> Camera:
-    """Of the survey that a group belongs to."""
-    return _camera(str(reader.attributes.get("survey", "generic")))
-
-
-@lru_cache(8)
-def _camera(survey: str) -> Camera:
-    return load_profile(survey if survey in profile_names() else "generic").camera
 
 
 def _weighted(image: Image, kernel: Image, x: float, y: float) -> float:

@@ -11,9 +11,9 @@ from astrid_dist.simulation.populations import POPULATIONS
 from astrid_dist.simulation.psf_bank import PsfBank
 from astrid_dist.stages.blocks import Window, read_planes
 from astrid_dist.stages.pair import Pair, open_pair
-from astrid_dist.stages.synthetic.frame import camera_of
 from astrid_dist.stages.synthetic.frame_light import FieldSources
 from astrid_dist.stages.synthetic.frame_paint import seen_by_points
+from astrid_dist.stages.synthetic.instrument import camera_of
 from astrid_dist.store.locations import Location
 
 Array = NDArray[np.float64]

@@ -13,7 +13,6 @@ from scipy.spatial import cKDTree
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import UNUSABLE, Flag
 from astrid_dist.imaging.galaxies import find_galaxies
-from astrid_dist.simulation.bands import Band, band_of
 from astrid_dist.simulation.philox import stream, uniforms
 from astrid_dist.simulation.placement import REASONS, Sites, place
 from astrid_dist.simulation.populations import POPULATIONS
@@ -22,12 +21,12 @@ from astrid_dist.stages.blocks import Window, field_shape, read_planes, read_sta
 from astrid_dist.stages.pair import LEAST_FWHM_PX
 from astrid_dist.stages.synthetic.frame_brightness import PLACE, STRATUM, at_random, of_snr
 from astrid_dist.stages.synthetic.frame_light import ASSUMED_ZEROPOINT, BandLight, FieldSources
+from astrid_dist.stages.synthetic.instrument import band_of_group
 from astrid_dist.stages.synthetic.sets import strata_of
 from astrid_dist.stages.synthetic.settings import Settings
 from astrid_dist.stages.synthetic.strata import Stratum
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
-from astrid_dist.surveys.profile import profile_names
 from astrid_dist.taxonomy import ENVIRONMENTS
 
 Array = NDArray[np.float64]
@@ -60,13 +59,6 @@ def source_strata(settings: Settings, in_reference: bool, moving: bool) -> tuple
             place_name = "nucleus" if "nucleus" in POPULATIONS[one.kind].environments else "star"
         found.append(Stratum(one.kind, place_name, one.negative, one.snr, one.share))
     return tuple(found)
-
-
-def band_of_group(reader: ProductReader) -> Band:
-    """Filter of a group; `ConfigError` where the survey's profile has none for its band."""
-    survey = str(reader.attributes.get("survey", "generic"))
-    name = str(reader.attributes.get("band", reader.group.rpartition("/")[2]))
-    return band_of(survey if survey in profile_names() else "generic", name)
 
 
 def groups_of_field(settings: Settings, field: str) -> dict[str, list[int]]:

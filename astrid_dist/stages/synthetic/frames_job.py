@@ -27,12 +27,12 @@ from astrid_dist.stages.synthetic import frame_truth as truth
 from astrid_dist.stages.synthetic.frame import Frame, open_frame
 from astrid_dist.stages.synthetic.frame_artifacts import LEFT_OUT, artifact_kinds, put_artifacts
 from astrid_dist.stages.synthetic.frame_sources import (
-    band_of_group,
     digest_of_light,
     field_sources,
     groups_of_field,
     source_strata,
 )
+from astrid_dist.stages.synthetic.instrument import band_of_group
 from astrid_dist.stages.synthetic.sets import resolve
 from astrid_dist.stages.synthetic.settings import Settings
 from astrid_dist.store.layouts import variables

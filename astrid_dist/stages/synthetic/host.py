@@ -18,11 +18,12 @@ from astrid_dist.simulation.psf_bank import PsfBank
 from astrid_dist.stages.blocks import Planes, Window
 from astrid_dist.stages.pair import Pair, Template, open_pair
 from astrid_dist.stages.subtraction import Result, subtract_tiles
+from astrid_dist.stages.synthetic.instrument import camera_of
 from astrid_dist.stages.tiles import Options, Recipe
 from astrid_dist.store.layouts import TILE
 from astrid_dist.store.locations import Location
 from astrid_dist.store.sample_layout import STAMP
-from astrid_dist.surveys.profile import Camera, load_profile, profile_names
+from astrid_dist.surveys.profile import Camera
 
 Image = NDArray[np.float32]
 T = TypeVar("T", np.float32, np.uint16)
@@ -257,7 +258,8 @@ def _made(
     pair: Pair, tile: Window, science: Planes, template: Template, recipe: Recipe, made: Result
 ) -> Host:
     inner = tile.within(science.window)
-    plain = recipe.subtract(science, template.planes, recipe.plan(science.window.shape), terms=False)
+    plan = recipe.plan(science.window.shape)
+    plain = recipe.subtract(science, template.planes, plan, terms=False, keep_scores=True)
     assert plain.scores is not None
     S_n, S_r = (part[inner] for part in plain.scores)
     score, difference = made.planes["score"], made.planes["difference"]
@@ -272,7 +274,7 @@ def _made(
         science_planes=science,
         template_full=template,
         recipe=recipe,
-        camera=_camera(str(pair.survey.attributes.get("survey", "generic"))),
+        camera=camera_of(pair.survey),
         renormalisation=float(made.maps["renormalisation"][0, 0]),
         sigma_d=sigma_d,
         # Beyond the tile the images of a pair are known, what they leave is not.
@@ -286,11 +288,6 @@ def _made(
         score=_framed(score),
         mask=np.pad(made.planes["mask"], PAD, constant_values=int(Flag.NO_DATA)),
     )
-
-
-@lru_cache(8)
-def _camera(survey: str) -> Camera:
-    return load_profile(survey if survey in profile_names() else "generic").camera
 
 
 def _framed(image: Image) -> Image:

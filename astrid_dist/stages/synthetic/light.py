@@ -1,17 +1,15 @@
 """How bright a source is in each visit beside the visit it was drawn for, and where it is then."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.simulation.bands import Band, band_of
 from astrid_dist.simulation.populations.base import Events, Population
 from astrid_dist.stages.synthetic.draw import Samples
 from astrid_dist.stages.synthetic.host import Host
-from astrid_dist.surveys.profile import profile_names
+from astrid_dist.stages.synthetic.instrument import band_of_group
 from astrid_dist.taxonomy import KINDS
 
 Array = NDArray[np.float64]
@@ -22,19 +20,6 @@ _TRIES = 8
 _DEPTH = 21.0
 #: Faintest peak, in magnitudes below the depth of an exposure, that a population is drawn to.
 _BELOW = 1.0
-
-
-def band_of_host(host: Host) -> Band:
-    """Band of a host's epoch."""
-    survey = str(host.pair.survey.attributes.get("survey", "generic"))
-    name = str(host.pair.survey.attributes.get("band", host.pair.survey.group.rpartition("/")[2]))
-    return _band(survey, name)
-
-
-@lru_cache(64)
-def _band(survey: str, name: str) -> Band:
-    """A band of a survey that is shipped, else of the generic one; its profile is read once."""
-    return band_of(survey if survey in profile_names() else "generic", name)
 
 
 def events_of(population: Population, host: Host, draws: Array) -> Events:
@@ -78,7 +63,7 @@ def changes(
         days = (first + (last - first) * place)[:, None] + since
         light = np.stack(
             [
-                10 ** (-0.4 * events.magnitudes(band_of_host(host), days[:, k : k + 1])[:, 0])
+                10 ** (-0.4 * events.magnitudes(band_of_group(host.pair.survey), days[:, k : k + 1])[:, 0])
                 for k, host in enumerate(hosts)
             ],
             axis=1,

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.errors import ConfigError
-from astrid_dist.simulation.bands import band_of
 from astrid_dist.stages.blocks import field_shape
 from astrid_dist.stages.selection import epochs_digest, epochs_of_quality, groups_of
 from astrid_dist.stages.synthetic.catalogue import environments_of, known_kinds
@@ -20,6 +19,7 @@ from astrid_dist.stages.synthetic.host_table import (
     possible_hosts,
     split_hosts,
 )
+from astrid_dist.stages.synthetic.instrument import band_of_group
 from astrid_dist.stages.synthetic.settings import Settings
 from astrid_dist.stages.synthetic.strata import (
     Assignment,
@@ -33,7 +33,6 @@ from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.sample_layout import SAMPLE_GROUP, STAMP
 from astrid_dist.store.templates import product_header
-from astrid_dist.surveys.profile import profile_names
 
 
 @dataclass(frozen=True)
@@ -116,10 +115,8 @@ def _check_group(settings: Settings, reader: ProductReader, where: str) -> None:
     if min(sizes["v"], sizes["u"]) < 3:
         raise ConfigError(f"{where} has no PSF: ingest it again, sources cannot be painted without one")
     if settings.visits > 1:
-        attributes = reader.attributes
-        survey, band = str(attributes.get("survey")), str(attributes.get("band"))
         try:
-            band_of(survey if survey in profile_names() else "generic", band)
+            band_of_group(reader)
         except ConfigError as error:
             said = f"{where}: {settings.visits} visits need light curves; {error}, or choose other fields="
             raise ConfigError(said) from error
