@@ -151,7 +151,6 @@ def _settings_of(said: str) -> Settings:
 
 
 def _validated(settings: Mapping[str, Any]) -> Settings:
-
     return _settings_of(json.dumps(dict(settings)))
 
 
