@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from astrid_dist.engine.dask import DaskEngine
 from astrid_dist.engine.jobfile import load_yaml, validate
 from astrid_dist.engine.protocol import Engine
+from astrid_dist.engine.ray import RayEngine, start_ray
 from astrid_dist.engine.serial import SerialEngine
 from astrid_dist.errors import ClusterError, ConfigError
 
@@ -47,7 +48,7 @@ _NOISE = (
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    window: int | None = Field(default=None, ge=1, le=20_000, description="Most tasks given to Dask at once.")
+    window: int | None = Field(default=None, ge=1, le=20_000, description="Most tasks given away at once.")
     worker_timeout_s: float = Field(default=60.0, gt=0, description="Seconds to wait for a first worker.")
 
 
@@ -110,12 +111,37 @@ class Slurm(_Spec):
     worker_timeout_s: float = Field(default=3600.0, gt=0, description="Seconds to wait in the queue.")
 
 
-KINDS: dict[str, type[_Spec]] = {"local": Local, "address": Address, "slurm": Slurm}
+class Ray(_Spec):
+    """Ray tasks, on a cluster that runs already or on a Ray of this machine."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = Field(
+        default=None,
+        description="auto, host:6379 or ray://host:10001; by default RAY_ADDRESS, else one is started here.",
+    )
+    num_cpus: float = Field(default=1.0, gt=0, description="Cores of one task.")
+    num_gpus: float = Field(default=0.0, ge=0, description="GPUs of one task; 0.5 lets two share one.")
+    memory_limit: str | None = Field(
+        default=None, description="Memory of one task, such as 4GiB; by default its share of the node."
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tasks at once on a Ray that is started here; as its cores by default.",
+    )
+    dashboard_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Dashboard of a Ray that is started here; none by default."
+    )
+
+
+KINDS: dict[str, type[_Spec]] = {"local": Local, "address": Address, "slurm": Slurm, "ray": Ray}
 
 
 def cluster_schema() -> dict[str, Any]:
     """JSON Schema of a cluster file, for editors."""
-    kinds: TypeAdapter[Any] = TypeAdapter(Annotated[Local | Address | Slurm, Field(discriminator="kind")])
+    kinds: TypeAdapter[Any] = TypeAdapter(
+        Annotated[Local | Address | Slurm | Ray, Field(discriminator="kind")]
+    )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **kinds.json_schema()}
 
 
@@ -125,7 +151,8 @@ def load_cluster(spec: str | None) -> _Spec | None:
     Parameters
     ----------
     spec : str or None
-        None or ``local`` for this machine, ``serial``, a ``tcp://`` or ``tls://`` address, or a YAML file.
+        None or ``local`` for this machine, ``serial``, ``ray``, an address (``tcp://`` or ``tls://`` of Dask,
+        ``ray://`` of Ray), or a YAML file.
 
     Raises
     ------
@@ -138,6 +165,8 @@ def load_cluster(spec: str | None) -> _Spec | None:
         return Local()
     if spec.startswith(("tcp://", "tls://")):
         return Address(address=spec)
+    if spec == "ray" or spec.startswith("ray://"):
+        return Ray(address=None if spec == "ray" else spec)
     raw, where = load_yaml(spec)
     kind = raw.get("kind")
     if kind not in KINDS:
@@ -167,6 +196,10 @@ def open_engine(spec: str | None = None) -> Iterator[Engine]:
     if described is None:
         yield SerialEngine()
         return
+    if isinstance(described, Ray):
+        with _ray(described) as engine:
+            yield engine
+        return
     import dask
     from distributed import Client
 
@@ -188,6 +221,38 @@ def open_engine(spec: str | None = None) -> Iterator[Engine]:
             ) from error
         print(f"dashboard {client.dashboard_link}", file=sys.stderr, flush=True)
         yield DaskEngine(client, window=described.window, worker_timeout_s=described.worker_timeout_s)
+
+
+@contextmanager
+def _ray(spec: Ray) -> Iterator[RayEngine]:
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError("a ray cluster needs Ray: pip install 'astrid-dist[train]'") from error
+    from dask.utils import parse_bytes
+
+    try:
+        memory = parse_bytes(spec.memory_limit) if spec.memory_limit else None
+    except ValueError as error:
+        raise ConfigError(f"memory_limit {spec.memory_limit!r} is no size, such as 4GiB") from error
+    started = start_ray(
+        address=spec.address,
+        cores=max(spec.workers * spec.num_cpus, 1.0) if spec.workers else _cores(),
+        dashboard_port=spec.dashboard_port,
+        environment=_WORKER_ENVIRONMENT,
+        log_to_driver=False,
+    )
+    try:
+        yield RayEngine(
+            num_cpus=spec.num_cpus,
+            num_gpus=spec.num_gpus,
+            memory_bytes=memory,
+            window=spec.window,
+            worker_timeout_s=spec.worker_timeout_s,
+        )
+    finally:
+        if started:
+            ray.shutdown()
 
 
 def _start_local(spec: Any) -> Any:

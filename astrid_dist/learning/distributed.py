@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from astrid_dist.engine.ray import start_ray
 from astrid_dist.errors import AstridError, ClusterError, ConfigError, TaskError
 from astrid_dist.learning.catalogue import Catalogue
 from astrid_dist.learning.loading import Loader
@@ -92,7 +93,8 @@ def fit(
 
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
     path, filesystem = storage(work.output / "ray")
-    started = _start(most * work.threads)
+    # as many cores as asked for: the workers of this machine are processes, not places
+    started = start_ray(cores=max(most * work.threads, os.cpu_count() or 1))
     try:
         _check_room(least, work.threads, gpu)
         trainer = TorchTrainer(
@@ -204,20 +206,6 @@ def storage(location: Location) -> tuple[str, Any]:
         skip_instance_cache=True,
     )
     return f"{location.bucket}/{location.key}", PyFileSystem(FSSpecHandler(found))
-
-
-def _start(cores: int) -> bool:
-    """Connect to the cluster of RAY_ADDRESS, else start one on this machine; whether something was done."""
-    import ray
-
-    if ray.is_initialized():
-        return False
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
-    else:
-        # as many cores as asked for: the workers of this machine are processes, not places
-        ray.init(num_cpus=max(cores, os.cpu_count() or 1), logging_level=logging.WARNING)
-    return True
 
 
 def _check_room(workers: int, threads: int, gpu: bool) -> None:

@@ -1,4 +1,4 @@
-"""One cluster for all tests of the engine: starting one takes seconds."""
+"""One cluster of each kind for all tests of the engine: starting one takes seconds."""
 
 import contextlib
 import io
@@ -38,3 +38,27 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 def dask_engine(started: Started) -> Engine:
     """The engine of that cluster."""
     return started.engine
+
+
+@pytest.fixture(scope="package")
+def ray_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Room for two tasks on a Ray of its own, as a cluster file describes it."""
+    path = tmp_path_factory.mktemp("ray") / "two.yaml"
+    path.write_text("kind: ray\nworkers: 2\nmemory_limit: 1GiB\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with open_engine(str(path)) as engine:
+            yield engine
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("dask_engine", marks=pytest.mark.cluster),
+        # Ray leaves sockets and files to the end of the process
+        pytest.param("ray_engine", marks=[pytest.mark.ray, pytest.mark.filterwarnings("default")]),
+    ]
+)
+def far_engine(request: pytest.FixtureRequest) -> Engine:
+    """An engine whose tasks run in other processes."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine

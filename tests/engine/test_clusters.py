@@ -12,6 +12,7 @@ import yaml
 from astrid_dist.engine.clusters import (
     Address,
     Local,
+    Ray,
     Slurm,
     cluster_schema,
     load_cluster,
@@ -24,7 +25,9 @@ from astrid_dist.errors import ClusterError, ConfigError
 SHIPPED = Path(__file__).resolve().parents[2] / "clusters"
 
 
-@pytest.mark.parametrize(("name", "model"), [("local", Local), ("address", Address), ("slurm", Slurm)])
+@pytest.mark.parametrize(
+    ("name", "model"), [("local", Local), ("address", Address), ("slurm", Slurm), ("ray", Ray)]
+)
 def test_shipped_cluster_files_load_and_fit_their_schema(name: str, model: type) -> None:
     path = SHIPPED / f"{name}.yaml"
     assert isinstance(load_cluster(str(path)), model)
@@ -35,7 +38,7 @@ def test_shipped_cluster_files_load_and_fit_their_schema(name: str, model: type)
     ("text", "said"),
     [
         ("kind: slum\n", r"c\.yaml:1: kind of cluster 'slum' is unknown; did you mean 'slurm'"),
-        ("workers: 2\n", r"kind of cluster None is unknown; one of local, address, slurm"),
+        ("workers: 2\n", r"kind of cluster None is unknown; one of local, address, slurm, ray"),
         ("kind: local\nworker: 2\n", r"c\.yaml:2: unknown key 'worker'; did you mean 'workers'"),
         ("kind: local\nworkers: 0\n", r"c\.yaml:2: 'workers': Input should be greater than or equal to 1"),
         ("kind: slurm\nmemory: 1GiB\n", "'cores' is missing: Cores of one Slurm job"),

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from distributed import Client, LocalCluster
 
 from astrid_dist.engine.dask import DaskEngine
 from astrid_dist.engine.keys import KeyBlock, KeyGrid
-from astrid_dist.engine.plan import Job
 from astrid_dist.engine.protocol import Engine
 from astrid_dist.engine.runner import run
 from astrid_dist.errors import ClusterError, IncompleteProductError
@@ -41,14 +39,6 @@ def output_of(calls: Path) -> str:
     return str(calls.parent / "out.zarr")
 
 
-def test_a_killed_worker_costs_a_second_call_and_the_job_completes(dask_engine: Engine, calls: Path) -> None:
-    plan = make_plan(output_of(calls), KEYS, table={FIRST: ["die"]}, calls=calls)
-    assert run(plan, dask_engine).done == len(KEYS)
-    counted = count_calls(calls)
-    assert counted[FIRST] == 2
-    assert set(counted) == set(map(str, KEYS))
-
-
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_set_aside(dask_engine: Engine, calls: Path) -> None:
     plan = make_plan(output_of(calls), KEYS, table={FIRST: ["die"] * 99}, calls=calls)
@@ -64,13 +54,6 @@ def test_a_task_that_kills_every_worker_is_set_aside(dask_engine: Engine, calls:
     assert (
         count_calls(calls)[FIRST] == 4
     )  # twice per attempt: Dask itself repeats what was there when a worker died
-
-
-def test_workers_run_one_thread_each(dask_engine: Engine, calls: Path) -> None:
-    plan = make_plan(output_of(calls), KEYS[:1])
-    run(replace(plan, job=Job(STAGE, "tests.engine.planned:environment", output_of(calls), {})), dask_engine)
-    [marker] = Ledger(Location.parse(output_of(calls))).markers(STAGE)
-    assert marker["scalars"] == {"threads": "1"}
 
 
 def test_a_cluster_without_workers_is_an_error_and_not_a_hang(calls: Path) -> None:

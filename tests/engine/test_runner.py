@@ -32,9 +32,15 @@ KEYS = KeyGrid([KeyBlock("f0001/g", range(6))])
 FIRST, SECOND, THIRD = (str(key) for key in KEYS[:3])
 
 
-@pytest.fixture(params=["serial", pytest.param("dask", marks=pytest.mark.cluster)])
+@pytest.fixture(
+    params=[
+        "serial",
+        pytest.param("dask_engine", marks=pytest.mark.cluster),
+        pytest.param("ray_engine", marks=[pytest.mark.ray, pytest.mark.filterwarnings("default")]),
+    ]
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return SerialEngine() if request.param == "serial" else request.getfixturevalue("dask_engine")
+    return SerialEngine() if request.param == "serial" else request.getfixturevalue(request.param)
 
 
 @pytest.fixture
