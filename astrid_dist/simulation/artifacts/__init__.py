@@ -13,9 +13,9 @@ from astrid_dist.simulation.artifacts import (
     trails,
     transport,
 )
-from astrid_dist.simulation.artifacts.base import Artifact, Put
+from astrid_dist.simulation.artifacts.base import Artifact, Put, Site
 
-__all__ = ["ARTIFACTS", "Artifact", "Put"]
+__all__ = ["ARTIFACTS", "Artifact", "Put", "Site"]
 
 _FILES = (cosmic_rays, stars, saturation, trails, pixels, response, light, transport)
 

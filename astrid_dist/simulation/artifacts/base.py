@@ -34,35 +34,33 @@ class Put:
     """Named with their unit where they have one (``length_px``, ``shift_px``...)."""
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where and from what one artifact is made."""
+
+    x: float
+    y: float
+    """Its middle, pixels of the window; may lie outside."""
+    draws: Array
+    """(n_draws,) uniform numbers in (0, 1)."""
+    key: np.uint64
+    item: int
+    """Of the noise in pixels (`astrid_dist.simulation.philox.block`); it is tied to the artifact, so it is
+    the same in whatever window the artifact is seen."""
+    star: Star | None = None
+    """What the artifact is made of, if `where` is ``star``."""
+
+
 class Putter(Protocol):
     """Puts an artifact on a canvas; an instance of a frozen dataclass that holds its amplitudes."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
         """Change `canvas` in place.
 
         Parameters
         ----------
         canvas, view
             Of the same shape; only what the artifact reaches is touched.
-        x, y : float
-            Middle of the artifact, pixels of the window; may lie outside.
-        draws : (n_draws,) float64
-            Uniform numbers in (0, 1).
-        key, item
-            Of the noise in pixels (`astrid_dist.simulation.philox.block`); it is tied to the artifact, so it
-            is the same in whatever window the artifact is seen.
-        star : Star, optional
-            What the artifact is made of, if `where` is ``star``.
         """
 
 
@@ -100,9 +98,9 @@ def quantile(u: float) -> float:
 _NORMAL = NormalDist()
 
 
-def noise_of(key: np.uint64, item: int) -> tuple[np.uint64, np.uint64]:
+def noise_of(site: Site) -> tuple[np.uint64, np.uint64]:
     """What `normal_at` needs of an artifact; numba would hand the words back as plain integers."""
-    start, twist = block(key, item)
+    start, twist = block(site.key, site.item)
     return np.uint64(start), np.uint64(twist)
 
 

@@ -14,12 +14,13 @@ from astrid_dist.simulation.artifacts.base import (
     Array,
     Artifact,
     Put,
+    Site,
     between,
     log_between,
     noise_of,
     quantile,
 )
-from astrid_dist.simulation.canvas import Canvas, Image, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, View
 from astrid_dist.simulation.philox import compiled, normal_at
 from astrid_dist.surveys.profile import Camera
 
@@ -141,17 +142,8 @@ class Track:
     flagged_share: float = 0.1
     """Of those that are left for a model to see, that the pipeline has found."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         camera = view.camera
         # cos² of the zenith angle in intensity, times the projection of a flat detector
         cosine = max(draws[0] ** 0.25, 0.02)
@@ -164,7 +156,7 @@ class Track:
         blur = between(draws[3], self.least_blur_px, self.most_blur_px)
         box = _box(canvas.science.shape, x, y, abs(dx) / 2 + 4, abs(dy) / 2 + 4)
         before = canvas.science[box].copy()
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         cells = max(1, int(path_um / camera.pixel_um))
         _track(canvas.science, x, y, dx, dy, charge, blur, cells, start, twist)
         _finish(canvas, before, box, draws[4] < self.flagged_share, view.sigma_n)
@@ -189,17 +181,8 @@ class Worm:
     blur_px: float = 0.5
     flagged_share: float = 0.1
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         if draws[0] < self.spot_share:
             length = between(draws[1], 0.2, 2.0)
             least, most = max(self.spot_least, 15 * view.sigma_n), self.spot_most
@@ -207,7 +190,7 @@ class Worm:
         else:
             length = log_between(draws[1], self.shortest_px, self.longest_px)
             charge = length * view.camera.pixel_um * between(draws[2], self.least_per_um, self.most_per_um)
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         path = _walk(length, self.turn, start, twist, max(8, int(_STEPS_PER_PX * length)))
         reach_x, reach_y = np.abs(path).max(axis=0) + 4
         box = _box(canvas.science.shape, x, y, reach_x, reach_y)

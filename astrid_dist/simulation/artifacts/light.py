@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrid_dist.simulation.artifacts.base import (
-    Array,
     Artifact,
     Put,
+    Site,
     box_around,
     expose,
     log_between,
     noise_of,
     pixel_index,
 )
-from astrid_dist.simulation.canvas import Canvas, Image, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, View
 from astrid_dist.simulation.philox import compiled
 from astrid_dist.surveys.profile import Camera
 
@@ -69,17 +69,8 @@ class SkyResidual:
     longest_px: float = 80.0
     """Wavelength of fringes."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         slope = view.sky * self.gradient * draws[0] / self.gradient_px
         angle = 2 * math.pi * draws[1]
         curve = view.sky * self.curvature * (2 * draws[2] - 1) / self.gradient_px**2
@@ -154,28 +145,19 @@ class Ghost:
     most_sigma: float = 5.0
     """Level in the sky's noise where no star is given, even in the logarithm."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         radius = log_between(draws[0], self.smallest_px, self.largest_px)
         hole = self.obstruction * radius
         area = math.pi * (radius**2 - hole**2)
-        if star is None:
+        if site.star is None:
             level = log_between(draws[1], self.least_sigma, self.most_sigma) * view.sigma_n
         else:
-            level = log_between(draws[1], self.least_share, self.most_share) * star.flux / area
+            level = log_between(draws[1], self.least_share, self.most_share) * site.star.flux / area
         angle = 2 * math.pi * draws[2]
         middle_x, middle_y = x - radius * math.cos(angle), y - radius * math.sin(angle)
         box = box_around(view.shape, middle_x, middle_y, 1.2 * radius, 1.2 * radius)
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         _ghost(
             canvas.science,
             canvas.science_variance,

@@ -7,9 +7,9 @@ import numpy as np
 
 from astrid_dist.flags import Flag
 from astrid_dist.simulation.artifacts.base import (
-    Array,
     Artifact,
     Put,
+    Site,
     between,
     box_around,
     expose,
@@ -18,7 +18,7 @@ from astrid_dist.simulation.artifacts.base import (
     noise_of,
     pixel_index,
 )
-from astrid_dist.simulation.canvas import Canvas, Image, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, View
 from astrid_dist.simulation.philox import compiled, normal_at
 from astrid_dist.surveys.profile import Camera
 
@@ -38,17 +38,8 @@ class HotPixel:
     """Most epochs in the template, each at its own place: even in the logarithm from one."""
     flagged_share: float = 0.1
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         charge = log_between(draws[0], self.least, self.most)
         share = 1 / log_between(draws[1], 1.0, self.epochs)
         # the nearest places are left out, where the two would lie on each other
@@ -58,7 +49,7 @@ class HotPixel:
         pixels = [(0, 0, 1.0)]
         if draws[4] < self.cluster_share:
             pixels += [(1, 0, 0.4), (0, 1, 0.3), (1, 1, 0.2)]
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         height, width = view.shape
         for k, (right, up, part) in enumerate(pixels):
             i, j = nearest(y) + up, nearest(x) + right
@@ -108,17 +99,8 @@ class BadColumn:
     """Shift of the level in the sky's noise, even in the logarithm, either sign."""
     flagged_share: float = 0.3
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         wide = 2 if draws[0] < self.double_share else 1
         column = slice(max(nearest(x), 0), max(nearest(x) + wide, 0))
         below = max(nearest(y), 0) if draws[1] < self.from_trap_share else 0
@@ -184,21 +166,12 @@ class DarkCurrent:
     unevenness: float = 0.3
     """Between pixels, in the natural logarithm (dark signal non-uniformity)."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         usual = view.camera.dark_current * view.exptime_s
         peak = usual * log_between(draws[0], self.least_factor, self.most_factor)
         scale = log_between(draws[1], self.smallest_px, self.largest_px)
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         box = box_around(view.shape, x, y, 8 * scale, 8 * scale)
         _glow(
             canvas.science,
@@ -258,17 +231,8 @@ class Edge:
     longest_px: float = 15.0
     """Distance over which it decays."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         height, width = view.shape
         # data go on where the middle of the window is
         out = math.atan2((y - (height - 1) / 2) / height, (x - (width - 1) / 2) / width)

@@ -9,13 +9,14 @@ from astrid_dist.simulation.artifacts.base import (
     Array,
     Artifact,
     Put,
+    Site,
     between,
     box_around,
     log_between,
     noise_of,
     pixel_index,
 )
-from astrid_dist.simulation.canvas import Canvas, Image, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, View
 from astrid_dist.simulation.philox import compiled, normal_at
 from astrid_dist.surveys.profile import Camera
 
@@ -65,23 +66,14 @@ class FlatFieldResidual:
     largest_px: float = 60.0
     ring_share: float = 0.5
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         depth = log_between(draws[0], self.least_depth, self.most_depth) * (1 if draws[1] < 0.3 else -1)
         radius = log_between(draws[2], self.smallest_px, self.largest_px)
         hole = 1.0 if draws[3] < self.ring_share else 0.0
         unevenness = between(draws[4], self.least_unevenness, self.most_unevenness)
         box = box_around(view.shape, x, y, 4 * radius, 4 * radius)
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         _flat(
             canvas.science,
             canvas.science_variance,
@@ -150,17 +142,8 @@ class Cloud:
     shortest_px: float = 100.0
     longest_px: float = 2000.0
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         through = between(draws[0], self.least, self.most)
         depth = self.structure * draws[1]
         waves = np.empty((3, 4))
@@ -172,7 +155,7 @@ class Cloud:
                 2 * math.pi / length * math.sin(angle),
             )
             waves[k, 2], waves[k, 3] = 2 * math.pi * draws[4 + 3 * k], math.sqrt(2 / 3)
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         _cloud(
             canvas.science,
             canvas.science_variance,

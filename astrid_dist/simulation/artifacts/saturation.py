@@ -7,9 +7,9 @@ import numpy as np
 
 from astrid_dist.flags import Flag
 from astrid_dist.simulation.artifacts.base import (
-    Array,
     Artifact,
     Put,
+    Site,
     add_pattern,
     add_star,
     between,
@@ -23,7 +23,7 @@ from astrid_dist.simulation.artifacts.base import (
     pixel_index,
     spline_of,
 )
-from astrid_dist.simulation.canvas import Canvas, Image, Mask, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, Mask, View
 from astrid_dist.simulation.philox import compiled
 from astrid_dist.surveys.profile import Camera
 
@@ -156,18 +156,9 @@ class SaturatedStar:
     """Of epochs whose spikes lie at another angle than the template's: mounts without a field rotator fixed
     to the sky."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
-        star = needed(star, "saturated star")
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        draws = site.draws
+        star = needed(site.star, "saturated star")
         well = view.camera.full_well
         excess = log_between(draws[0], self.least_excess, self.most_excess)
         flux = max(star.flux, excess * well / float(view.psf_n.max()))
@@ -175,7 +166,7 @@ class SaturatedStar:
         halo = between(draws[2], self.least_halo, self.most_halo) * flux
         angle = math.pi / 2 * draws[3]
         turn = math.pi / 2 * draws[4] / self.turned_share if draws[4] < self.turned_share else 0.0
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         scale = view.flux_ratio
         sides = (
             (view.science, canvas.science, canvas.science_variance, canvas.mask, view.psf_n),
@@ -255,24 +246,15 @@ class Crosstalk:
     #: Rows of bleeding copied, either side.
     reach_px: int = 100
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         well = view.camera.full_well
         coefficient = log_between(draws[0], self.least, self.most)
         if draws[1] < self.negative_share:
             coefficient = -coefficient
         spline = spline_of(view.psf_n)
         excess = log_between(draws[2], self.least_excess, self.most_excess)
-        flux = star.flux if star else excess * well / float(view.psf_n.max())
+        flux = site.star.flux if site.star else excess * well / float(view.psf_n.max())
         reach = max(self.reach_px, spline.shape[0] // 2)
         copy = np.zeros((2 * reach + 1, spline.shape[1]), np.float32)
         left, top = nearest(x) - copy.shape[1] // 2, nearest(y) - reach

@@ -9,6 +9,7 @@ from astrid_dist.simulation.artifacts.base import (
     Array,
     Artifact,
     Put,
+    Site,
     add_pattern,
     add_reshaped_star,
     add_star,
@@ -43,18 +44,9 @@ class Misregistration:
     to 85 mas; distortion and refraction by colour reach further."""
     largest_px: float = 0.15
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
-        star = needed(star, "misregistration")
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        draws = site.draws
+        star = needed(site.star, "misregistration")
         scale = log_between(draws[0], self.smallest_px, self.largest_px)
         length = scale * math.sqrt(-2 * math.log(draws[1]))
         dx, dy = length * math.cos(2 * math.pi * draws[2]), length * math.sin(2 * math.pi * draws[2])
@@ -106,18 +98,9 @@ class PsfMismatch:
     shear: float = 0.03
     """Standard deviation of the error of the logarithm of the axis ratio."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
-        star = needed(star, "PSF mismatch")
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        draws = site.draws
+        star = needed(site.star, "PSF mismatch")
         error, shear = self.width * quantile(draws[0]), self.shear * abs(quantile(draws[1]))
         reshape(canvas, view, star, 1 + error, shear, math.pi * draws[2])
         return Put(0.0, {"width_error": error, "shear": shear, "star_flux": star.flux})
@@ -135,18 +118,9 @@ class ElongatedPsf:
     broadening: float = 0.05
     """Standard deviation of the relative growth of the FWHM."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
-        star = needed(star, "elongated PSF")
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        draws = site.draws
+        star = needed(site.star, "elongated PSF")
         far = draws[0] < self.tail_share
         shear = self.tail_shear * draws[1] if far else self.shear * abs(quantile(draws[1]))
         width = 1 + self.broadening * abs(quantile(draws[2]))
@@ -165,18 +139,9 @@ class FluxScaleError:
     scatter of star fluxes is 0.03 ± 0.03."""
     largest: float = 0.03
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
-        star = needed(star, "flux-scale error")
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        draws = site.draws
+        star = needed(site.star, "flux-scale error")
         error = log_between(draws[0], self.smallest, self.largest) * quantile(draws[1])
         spline = spline_of(view.psf_n)
         for image in (canvas.science, canvas.science_variance):
@@ -192,24 +157,15 @@ class TemplateContamination:
     brightest_snr: float = 100.0
     """In the difference; even in the logarithm."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         snr = log_between(draws[0], self.faintest_snr, self.brightest_snr)
         flux = snr * psf_noise(view)
         spline = spline_of(view.psf_r)
         pattern = _pattern(spline)
         left, top = nearest(x) - pattern.shape[1] // 2, nearest(y) - pattern.shape[0] // 2
         add_star(pattern, spline, x - left, y - top, flux / view.flux_ratio)
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         expose_pattern(
             canvas.template, canvas.template_variance, pattern, left, top, view.sigma_r**2, start, twist
         )
@@ -220,17 +176,7 @@ class TemplateContamination:
 class NoisePeak:
     """Nothing: the noise of the window does it."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
         return Put(0.0)
 
 

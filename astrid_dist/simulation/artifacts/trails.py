@@ -12,6 +12,7 @@ from astrid_dist.simulation.artifacts.base import (
     Array,
     Artifact,
     Put,
+    Site,
     add_star,
     between,
     expose,
@@ -24,7 +25,7 @@ from astrid_dist.simulation.artifacts.base import (
     quantile,
     spline_of,
 )
-from astrid_dist.simulation.canvas import Canvas, Image, Mask, Star, View
+from astrid_dist.simulation.canvas import Canvas, Image, Mask, View
 from astrid_dist.simulation.philox import compiled, uniform_at
 from astrid_dist.surveys.profile import Camera
 
@@ -144,17 +145,8 @@ class SatelliteTrail:
     brightest_snr: float = 30.0
     """Peak of its light over the sky's noise, where the zero point is unknown."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         height_km = log_between(draws[0], self.lowest_km, self.highest_km)
         speed = math.sqrt(_GRAVITY / (_EARTH_KM + height_km)) / height_km * _ARCSEC  # arcsec/s, at the zenith
         disk_px = view.camera.aperture_m / (height_km * 1e3) * _ARCSEC / view.pixel_scale_arcsec
@@ -171,7 +163,7 @@ class SatelliteTrail:
         swing = draws[3] / self.tumbling_share if tumbles else 0.0
         period_px = log_between(draws[4], 0.01, 2.0) * speed / view.pixel_scale_arcsec
         bit = int(Flag.TRAIL) if draws[5] < self.flagged_share else 0
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         _trail(
             canvas.science,
             canvas.science_variance,
@@ -210,17 +202,8 @@ class GlintTrain:
     scatter: float = 0.5
     """Of the flashes' fluxes, in the natural logarithm."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        x, y, draws = site.x, site.y, site.draws
         number = int(between(draws[0], self.fewest, self.most + 1))
         spacing = log_between(draws[1], self.nearest_px, self.farthest_px)
         angle = 2 * math.pi * draws[2]
@@ -230,7 +213,7 @@ class GlintTrain:
         spline = spline_of(view.psf_n)
         half = spline.shape[0] // 2
         height, width = view.shape
-        start, twist = noise_of(key, item)
+        start, twist = noise_of(site)
         total = 0.0
         for k in range(number):
             noise = twist ^ np.uint64(k + 1 << 32)

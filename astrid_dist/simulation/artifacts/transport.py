@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrid_dist.simulation.artifacts.base import (
-    Array,
     Artifact,
     Put,
+    Site,
     add_pattern,
     add_star,
     between,
@@ -53,18 +53,9 @@ class ChargeTransport:
     ring_px: float = 0.05
     """Largest displacement by tree rings."""
 
-    def __call__(
-        self,
-        canvas: Canvas,
-        view: View,
-        x: float,
-        y: float,
-        draws: Array,
-        key: np.uint64,
-        item: int,
-        star: Star | None = None,
-    ) -> Put:
-        star = needed(star, "charge transport")
+    def __call__(self, canvas: Canvas, view: View, site: Site) -> Put:
+        draws = site.draws
+        star = needed(site.star, "charge transport")
         if draws[0] < self.brighter_fatter_share:
             peak = star.flux * float(view.psf_n.max()) / view.camera.full_well
             growth = between(draws[1], self.least_growth, self.most_growth) * min(peak, 1.0)

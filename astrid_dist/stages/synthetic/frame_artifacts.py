@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from astrid_dist.simulation.artifacts import ARTIFACTS, Artifact
+from astrid_dist.simulation.artifacts import ARTIFACTS, Artifact, Site
 from astrid_dist.simulation.canvas import Star
 from astrid_dist.simulation.philox import stream, uniforms
 from astrid_dist.stages.synthetic.frame import Frame
@@ -86,7 +86,7 @@ def _put(
         x, y = star.x, star.y
     else:
         x, y = draws[1] * width - 0.5, draws[2] * height - 0.5
-    made = artifact.put(frame.canvas, frame.view(x, y), x, y, draws[3:], key, item, star)
+    made = artifact.put(frame.canvas, frame.view(x, y), Site(x, y, draws[3:], key, item, star))
     return x, y, float(made.flux)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts import ARTIFACTS, Site
 from astrid_dist.simulation.canvas import Canvas, Image, Star, View
 from astrid_dist.simulation.painter import paint_patterns, paint_points
 from astrid_dist.simulation.philox import stream
@@ -248,8 +248,8 @@ def _put_artifacts(
             one = host.stars[drawn.star[i]]
             star = Star(one.x - column + host.recipe.shift[0], one.y - row + host.recipe.shift[1], one.flux)
         found = artifact.put(
-            made.canvas[int(i)], window_of(host, column, row), x, y,
-            drawn.of_kind[i, : artifact.n_draws], drawn.key, int(drawn.items[i]), star,
+            made.canvas[int(i)], window_of(host, column, row), Site(x, y,
+            drawn.of_kind[i, : artifact.n_draws], drawn.key, int(drawn.items[i]), star),
         )  # fmt: skip
         made.flux[i] = found.flux / host.recipe.flux_ratio
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.canvas import Canvas
 from astrid_dist.simulation.philox import stream, uniforms
 from astrid_dist.surveys.profile import Camera
@@ -22,7 +23,7 @@ def put(view, kind, item, x, y, canvas=None):
     canvas = canvas or Canvas.empty(*view.shape)
     draws = uniforms(KEY, [item], artifact.n_draws)[0]
     star = view.stars[0] if artifact.where == "star" else None
-    made = artifact.put(canvas, view, x, y, draws, KEY, item, star)
+    made = artifact.put(canvas, view, Site(x, y, draws, KEY, item, star))
     return made, canvas
 
 
@@ -80,7 +81,7 @@ def test_extreme_draws_are_finite_numbers(kind, u):
     artifact = ARTIFACTS[kind]
     canvas = Canvas.empty(*view.shape)
     star = view.stars[0] if artifact.where == "star" else None
-    made = artifact.put(canvas, view, 40.0, 40.0, np.full(artifact.n_draws, u), KEY, 1, star)
+    made = artifact.put(canvas, view, Site(40.0, 40.0, np.full(artifact.n_draws, u), KEY, 1, star))
     assert all(np.isfinite(value) for value in made.parameters.values())
     for name in PLANES[:4]:
         assert not np.isinf(getattr(canvas, name)).any()

@@ -9,6 +9,7 @@ from scipy import stats
 
 from astrid_dist.flags import Flag
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.artifacts.cosmic_rays import Track
 from astrid_dist.simulation.canvas import Canvas
 from astrid_dist.simulation.philox import stream, uniforms
@@ -36,7 +37,7 @@ def tracks(view, number):
     made = []
     for item in range(number):
         canvas = Canvas.empty(*view.shape)
-        made.append((put(canvas, view, 40.0, 40.0, draws[item], KEY, item), canvas))
+        made.append((put(canvas, view, Site(40.0, 40.0, draws[item], KEY, item)), canvas))
     return made
 
 
@@ -86,7 +87,7 @@ def test_worms_curl_and_spots_do_not():
     reach = []
     for item in range(300):
         canvas = Canvas.empty(*view.shape)
-        put = put_worm(canvas, view, 40.0, 40.0, draws[item], KEY, item)
+        put = put_worm(canvas, view, Site(40.0, 40.0, draws[item], KEY, item))
         assert canvas.science.sum() == pytest.approx(put.flux, rel=1e-3)
         v, u = np.nonzero(canvas.science > 0.002 * put.flux)
         if put.parameters["length_px"] > 5:
@@ -128,7 +129,7 @@ def test_real_muons_lose_as_much_charge_and_are_as_wide(realdata):
             canvas = Canvas.empty(*image.shape)
             draws = np.array([(250.0 / path_um) ** 4, 0.5, angle / (2 * math.pi) % 1, item / 40, 0.9])
             draws[2] = (draws[2] + turn) % 1
-            Track()(canvas, view, x, y, draws, KEY, item)
+            Track()(canvas, view, Site(x, y, draws, KEY, item))
             near = np.roll(signal, 60, axis=1)[flagged]
             ours.append(straight(rows, columns, canvas.science[flagged] + near, noise)[2])
         # two tracks: each within a fifth of the range of ours, where stars are 1.6 to 2.4 px wide

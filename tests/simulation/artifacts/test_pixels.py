@@ -8,6 +8,7 @@ import pytest
 
 from astrid_dist.flags import Flag
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.artifacts.pixels import BadColumn
 from astrid_dist.simulation.canvas import Canvas
 from astrid_dist.simulation.philox import stream, uniforms
@@ -21,7 +22,7 @@ def test_a_hot_pixel_is_positive_here_and_negative_where_the_dithered_template_h
     view = make_view(stars=(), flux_ratio=2.0, sigma_r=5.0)
     canvas = Canvas.empty(*view.shape)
     draws = np.array([0.99, 1e-9, 0.8, 0.3, 0.5, 0.9])
-    put = ARTIFACTS["hot pixel"].put(canvas, view, 40.2, 39.9, draws, KEY, 1)
+    put = ARTIFACTS["hot pixel"].put(canvas, view, Site(40.2, 39.9, draws, KEY, 1))
     dx, dy = put.parameters["dx_px"], put.parameters["dy_px"]
     assert min(abs(dx), abs(dy)) >= 3
     assert np.count_nonzero(canvas.science) == 1
@@ -41,7 +42,7 @@ def test_more_epochs_in_the_template_dilute_it():
     for u in (0.1, 0.5, 0.99):
         canvas = Canvas.empty(*view.shape)
         draws = np.array([0.9, u, 0.8, 0.3, 0.5, 0.9])
-        put = ARTIFACTS["hot pixel"].put(canvas, view, 40, 40, draws, KEY, 1)
+        put = ARTIFACTS["hot pixel"].put(canvas, view, Site(40, 40, draws, KEY, 1))
         shares.append(canvas.template.sum() / canvas.science.sum())
         assert shares[-1] == pytest.approx(put.parameters["template_share"], rel=0.2)
     assert shares[0] > shares[1] > shares[2] > 0.05
@@ -53,7 +54,7 @@ def test_columns_are_lost_shifted_or_faint_as_often_as_set():
     draws = uniforms(KEY, np.arange(400), 6)
     for item in range(400):
         canvas = Canvas.empty(*view.shape)
-        put = ARTIFACTS["bad column"].put(canvas, view, 40, 30, draws[item], KEY, item)
+        put = ARTIFACTS["bad column"].put(canvas, view, Site(40, 30, draws[item], KEY, item))
         changed = (canvas.science != 0) | np.isnan(canvas.science)
         if np.isnan(canvas.science).any():
             lost += 1
@@ -78,7 +79,7 @@ def test_columns_are_lost_shifted_or_faint_as_often_as_set():
 def test_what_is_lost_spoils_the_difference_as_far_as_the_kernel_reaches():
     view = make_view()
     canvas = Canvas.empty(*view.shape)
-    BadColumn(lost_share=1.0, row_share=0.0, from_trap_share=0.0)(canvas, view, 40, 30, HALF, KEY, 1)
+    BadColumn(lost_share=1.0, row_share=0.0, from_trap_share=0.0)(canvas, view, Site(40, 30, HALF, KEY, 1))
     made = difference(view, canvas)
     lost = np.flatnonzero(np.isnan(made.difference[5]))
     assert lost.min() < 40 - 2
@@ -91,7 +92,7 @@ def test_data_end_on_the_outer_side(x, y, oblique):
     view = make_view()
     canvas = Canvas.empty(*view.shape)
     draws = np.array([oblique, 0.7, 0.9, 0.3, 0.8, 0.5])
-    ARTIFACTS["edge"].put(canvas, view, x, y, draws, KEY, 1)
+    ARTIFACTS["edge"].put(canvas, view, Site(x, y, draws, KEY, 1))
     lost = np.isnan(canvas.science)
     assert 0 < lost.mean() < 0.4
     assert not lost[40, 40]
@@ -108,7 +109,7 @@ def test_data_of_the_template_end_too():
     view = make_view()
     canvas = Canvas.empty(*view.shape)
     draws = np.array([0.9, 0.7, 0.1, 0.3, 0.8, 0.5])
-    ARTIFACTS["edge"].put(canvas, view, 75, 41, draws, KEY, 1)
+    ARTIFACTS["edge"].put(canvas, view, Site(75, 41, draws, KEY, 1))
     assert np.isnan(canvas.template[:, 77]).all()
     assert not np.isnan(canvas.science).any()
     assert (canvas.template_mask & Flag.EDGE).any()
@@ -119,7 +120,7 @@ def test_dark_current_is_poisson_noise_and_uneven():
     sums, peak = [], 0.0
     for item in range(6):
         canvas = Canvas.empty(*view.shape)
-        put = ARTIFACTS["dark current"].put(canvas, view, 200, 200, np.array([0.9, 0.8]), KEY, item)
+        put = ARTIFACTS["dark current"].put(canvas, view, Site(200, 200, np.array([0.9, 0.8]), KEY, item))
         peak = put.parameters["peak_electrons"]
         sums.append(canvas.science.sum() / put.flux)
     assert np.mean(sums) == pytest.approx(1, abs=0.03)

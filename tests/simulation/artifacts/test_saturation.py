@@ -8,6 +8,7 @@ import pytest
 
 from astrid_dist.flags import Flag
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.artifacts.saturation import SaturatedStar, bleed, crosstalk_places
 from astrid_dist.simulation.canvas import Canvas, Star
 from astrid_dist.simulation.exposure import bleed as slow_bleed
@@ -53,7 +54,7 @@ def test_a_saturated_star_is_clipped_and_flagged_in_both_images():
     view = make_view((401, 101), stars=((50.0, 200.0, 2e5),), flux_ratio=2.0)
     canvas = Canvas.empty(*view.shape)
     star = view.stars[0]
-    put = ARTIFACTS["saturated star"].put(canvas, view, 50, 200, HALF, KEY, 1, star)
+    put = ARTIFACTS["saturated star"].put(canvas, view, Site(50, 200, HALF, KEY, 1, star))
     well = view.camera.full_well
     assert put.parameters["star_flux"] == pytest.approx(10 * well / view.psf_n.max(), rel=1e-5)
     for seen, added, mask, unit in (
@@ -83,7 +84,7 @@ def test_spikes_lie_at_their_angle_and_carry_their_share():
     only = SaturatedStar(least_excess=1e-9, most_excess=1e-9, least_halo=0, most_halo=0, turned_share=1.0)
     canvas = Canvas.empty(*view.shape)
     draws = np.array([0.5, 0.5, 0.5, 1 / 3, 1e-9])
-    put = only(canvas, view, 600, 600, draws, KEY, 1, star)
+    put = only(canvas, view, Site(600, 600, draws, KEY, 1, star))
     v, u = np.mgrid[:1201, :1201] - 600
     ring = np.abs(np.hypot(v, u) - 60) < 3
     angle = np.degrees(np.arctan2(v, u))[ring] % 90
@@ -118,7 +119,7 @@ def test_crosstalk_is_its_coefficient_times_what_was_read(u, sign):
     view = make_view(stars=())
     put_copy = ARTIFACTS["crosstalk"].put
     canvas = Canvas.empty(*view.shape)
-    put = put_copy(canvas, view, 30.4, 44.7, np.array([0.5, u, 0.5, 0.9]), KEY, 1, Star(0, 0, 5e5))
+    put = put_copy(canvas, view, Site(30.4, 44.7, np.array([0.5, u, 0.5, 0.9]), KEY, 1, Star(0, 0, 5e5)))
     coefficient = put.parameters["coefficient"]
     assert np.sign(coefficient) == sign
     assert canvas.science.sum() == pytest.approx(coefficient * 5e5, rel=2e-3)
@@ -127,7 +128,7 @@ def test_crosstalk_is_its_coefficient_times_what_was_read(u, sign):
     assert ((weight * u).sum(), (weight * v).sum()) == pytest.approx((30.4, 44.7), abs=0.05)
     # beyond the full well there is nothing to read
     canvas = Canvas.empty(*view.shape)
-    put = put_copy(canvas, view, 40, 40, np.array([0.5, u_of(sign), 0.5, 0.9]), KEY, 1, Star(0, 0, 1e8))
+    put = put_copy(canvas, view, Site(40, 40, np.array([0.5, u_of(sign), 0.5, 0.9]), KEY, 1, Star(0, 0, 1e8)))
     assert np.abs(canvas.science).max() == pytest.approx(abs(coefficient) * view.camera.full_well, rel=1e-3)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from astrid_dist.errors import InputError
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.artifacts.stars import TemplateContamination, displace, reshape
 from astrid_dist.simulation.canvas import Canvas, Star
 from tests.simulation.artifacts.views import GAUSSIAN, difference, make_view, star_image
@@ -93,7 +94,7 @@ def test_an_elongated_star_is_as_long_as_it_says():
 def test_every_star_of_a_window_is_elongated():
     view = make_view(stars=((20.0, 20.0, 1e5), (60.0, 55.0, 5e4)))
     canvas = Canvas.empty(*view.shape)
-    put = ARTIFACTS["elongated PSF"].put(canvas, view, 20.0, 20.0, HALF * 1.6, KEY, 1, view.stars[0])
+    put = ARTIFACTS["elongated PSF"].put(canvas, view, Site(20.0, 20.0, HALF * 1.6, KEY, 1, view.stars[0]))
     assert put.parameters["stars"] == 2
     assert put.parameters["shear"] > 0.02
     assert abs(canvas.science[20, 20]) > abs(canvas.science[55, 60]) > 10
@@ -104,7 +105,7 @@ def test_a_wrong_flux_scale_leaves_its_share_of_the_star(u):
     view = make_view(flux_ratio=1.7)
     canvas = Canvas.empty(*view.shape)
     draws = np.array([0.5, u])
-    put = ARTIFACTS["flux-scale error"].put(canvas, view, 40, 40, draws, KEY, 1, view.stars[0])
+    put = ARTIFACTS["flux-scale error"].put(canvas, view, Site(40, 40, draws, KEY, 1, view.stars[0]))
     error = put.parameters["flux_error"]
     assert error * (u - 0.5) > 0
     score = difference(view, canvas, source_noise=False).score
@@ -117,7 +118,7 @@ def test_a_source_in_the_template_is_negative_and_as_significant_as_asked():
     scores = []
     for item in range(40):
         canvas = Canvas.empty(*view.shape)
-        put = TemplateContamination(20.0, 20.0)(canvas, view, 40.0, 40.0, HALF, KEY, item)
+        put = TemplateContamination(20.0, 20.0)(canvas, view, Site(40.0, 40.0, HALF, KEY, item))
         assert put.flux < 0
         assert not canvas.science.any()
         scores.append(difference(view, canvas, source_noise=False).score[40, 40])
@@ -131,9 +132,9 @@ def test_shifts_and_errors_are_drawn_as_surveys_measure_them():
     for u, v in np.random.default_rng(2).random((2000, 2)):
         canvas = Canvas.empty(1, 1)
         draws = np.array([u, v, 0.3])
-        put = ARTIFACTS["misregistration"].put(canvas, view, 40, 40, draws, KEY, 1, view.stars[0])
+        put = ARTIFACTS["misregistration"].put(canvas, view, Site(40, 40, draws, KEY, 1, view.stars[0]))
         shifts.append(put.parameters["shift_px"])
-        put = ARTIFACTS["flux-scale error"].put(canvas, view, 40, 40, draws, KEY, 1, view.stars[0])
+        put = ARTIFACTS["flux-scale error"].put(canvas, view, Site(40, 40, draws, KEY, 1, view.stars[0]))
         errors.append(put.parameters["flux_error"])
     # Rayleigh of a scale between 0.04 and 0.15 px
     assert 0.04 < np.sqrt(np.mean(np.square(shifts)) / 2) < 0.15
@@ -144,7 +145,7 @@ def test_amplitudes_can_be_set():
     view = make_view()
     large = replace(ARTIFACTS["misregistration"].put, smallest_px=0.5, largest_px=0.5)
     canvas = Canvas.empty(*view.shape)
-    put = large(canvas, view, 40, 40, HALF, KEY, 1, view.stars[0])
+    put = large(canvas, view, Site(40, 40, HALF, KEY, 1, view.stars[0]))
     assert put.parameters["shift_px"] == pytest.approx(0.5 * math.sqrt(2 * math.log(2)))
 
 
@@ -152,12 +153,12 @@ def test_amplitudes_can_be_set():
 def test_what_is_made_of_a_star_asks_for_one(kind):
     view = make_view()
     with pytest.raises(InputError, match="star="):
-        ARTIFACTS[kind].put(Canvas.empty(81, 81), view, 40, 40, HALF, KEY, 1)
+        ARTIFACTS[kind].put(Canvas.empty(81, 81), view, Site(40, 40, HALF, KEY, 1))
 
 
 def test_a_star_outside_the_window_reaches_in_only_with_its_wings():
     view = make_view(stars=())
     canvas = Canvas.empty(*view.shape)
     for kind in ("misregistration", "PSF mismatch", "flux-scale error"):
-        ARTIFACTS[kind].put(canvas, view, -200.0, 40.0, HALF * 0.8, KEY, 1, Star(-200.0, 40.0, 1e6))
+        ARTIFACTS[kind].put(canvas, view, Site(-200.0, 40.0, HALF * 0.8, KEY, 1, Star(-200.0, 40.0, 1e6)))
     assert not canvas.science.any()

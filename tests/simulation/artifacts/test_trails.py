@@ -8,6 +8,7 @@ import pytest
 
 from astrid_dist.flags import Flag
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.artifacts.trails import cross_section
 from astrid_dist.simulation.canvas import Canvas
 from tests.simulation.artifacts.views import make_view
@@ -29,7 +30,7 @@ def test_flux_per_pixel_of_length_is_that_of_a_magnitude_at_its_speed(direction)
     draws = STEADY.copy()
     draws[2] = direction
     canvas = Canvas.empty(*view.shape)
-    put = ARTIFACTS["satellite trail"].put(canvas, view, 150.3, 149.6, draws, KEY, 1)
+    put = ARTIFACTS["satellite trail"].put(canvas, view, Site(150.3, 149.6, draws, KEY, 1))
     height_km = put.parameters["height_km"]
     speed = math.sqrt(398600 / (6371 + height_km)) / height_km * 206265
     expected = 10 ** (0.4 * (27.0 - 9.4)) / view.exptime_s * 0.5 / speed
@@ -59,7 +60,7 @@ def test_a_large_telescope_sees_low_satellites_out_of_focus():
     view = replace(make_view(stars=(), camera=camera), pixel_scale_arcsec=0.2)
     draws = STEADY.copy()
     draws[0] = math.log(550 / 350) / math.log(2000 / 350)
-    put = ARTIFACTS["satellite trail"].put(Canvas.empty(*view.shape), view, 40, 40, draws, KEY, 1)
+    put = ARTIFACTS["satellite trail"].put(Canvas.empty(*view.shape), view, Site(40, 40, draws, KEY, 1))
     assert put.parameters["disk_px"] * 0.2 == pytest.approx(3.1, abs=0.1)
 
 
@@ -68,7 +69,7 @@ def test_its_light_has_shot_noise_and_the_variance_of_it():
     draws = STEADY.copy()
     draws[2] = 0.0
     canvas = Canvas.empty(*view.shape)
-    ARTIFACTS["satellite trail"].put(canvas, view, 150, 150, draws, KEY, 1)
+    ARTIFACTS["satellite trail"].put(canvas, view, Site(150, 150, draws, KEY, 1))
     row = canvas.science[150].astype(float)
     assert row.mean() > 100
     assert row.var() == pytest.approx(row.mean(), rel=0.3)
@@ -82,12 +83,12 @@ def test_it_crosses_the_whole_window_and_one_in_three_tumbles():
     canvas = Canvas.empty(*view.shape)
     draws = STEADY.copy()
     draws[2] = 0.05
-    put_trail(canvas, view, 100.0, 50.0, draws, KEY, 1)
+    put_trail(canvas, view, Site(100.0, 50.0, draws, KEY, 1))
     assert (canvas.science.max(axis=0) > 0).all()
     draws[3] = 0.25
     draws[4] = 0.1
     tumbling = Canvas.empty(*view.shape)
-    put_trail(tumbling, view, 100.0, 50.0, draws, KEY, 1)
+    put_trail(tumbling, view, Site(100.0, 50.0, draws, KEY, 1))
     light, steady = tumbling.science.sum(axis=0), canvas.science.sum(axis=0)
     assert np.std(light[100:400] / steady[100:400]) > 0.3
 
@@ -97,7 +98,7 @@ def test_without_a_zero_point_it_is_drawn_against_the_noise_and_flagged_if_brigh
     draws = STEADY.copy()
     draws[1], draws[5] = 0.9, 0.1
     canvas = Canvas.empty(*view.shape)
-    put = ARTIFACTS["satellite trail"].put(canvas, view, 40, 40, draws, KEY, 1)
+    put = ARTIFACTS["satellite trail"].put(canvas, view, Site(40, 40, draws, KEY, 1))
     flagged = (canvas.mask & Flag.TRAIL) > 0
     _, distance = across(view, put, 40, 40)
     assert flagged[np.abs(distance) < 0.5].all()
@@ -109,7 +110,7 @@ def test_glints_lie_evenly_on_a_line_through_the_place():
     view = make_view((301, 301), stars=())
     canvas = Canvas.empty(*view.shape)
     draws = np.array([0.2, 0.5, 0.03, 0.9, 0.5])
-    put = ARTIFACTS["glint train"].put(canvas, view, 150.0, 150.0, draws, KEY, 1)
+    put = ARTIFACTS["glint train"].put(canvas, view, Site(150.0, 150.0, draws, KEY, 1))
     spacing, angle = put.parameters["spacing_px"], put.parameters["angle_rad"]
     assert put.parameters["flashes"] == 8
     found = 0

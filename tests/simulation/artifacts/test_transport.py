@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from astrid_dist.simulation.artifacts import ARTIFACTS
+from astrid_dist.simulation.artifacts.base import Site
 from astrid_dist.simulation.artifacts.transport import ChargeTransport, trail_charge
 from astrid_dist.simulation.canvas import Canvas
 from tests.simulation.artifacts.views import make_view
@@ -31,7 +32,7 @@ def test_bright_stars_are_wider_and_faint_ones_are_not():
     view = make_view(stars=((40.0, 40.0, 1e6), (20.0, 20.0, 1e3)))
     draws = np.array([0.1, 0.5, 0.5, 0.5, 0.5])
     growth = [
-        ChargeTransport()(Canvas.empty(81, 81), view, s.x, s.y, draws, KEY, 1, s).parameters["growth"]
+        ChargeTransport()(Canvas.empty(81, 81), view, Site(s.x, s.y, draws, KEY, 1, s)).parameters["growth"]
         for s in view.stars
     ]
     assert 0.005 < growth[0] < 0.03
@@ -44,6 +45,6 @@ def test_the_catalogue_describes_charge_transport_by_its_three_causes():
     for u in (0.1, 0.6, 0.9):
         draws = np.array([u, 0.7, 0.5, 0.5, 0.5])
         canvas = Canvas.empty(*view.shape)
-        put = ARTIFACTS["charge transport"].put(canvas, view, 40, 40, draws, KEY, 1, view.stars[0])
+        put = ARTIFACTS["charge transport"].put(canvas, view, Site(40, 40, draws, KEY, 1, view.stars[0]))
         names |= set(put.parameters)
     assert {"growth", "deferred", "shift_px"} <= names
