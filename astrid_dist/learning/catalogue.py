@@ -13,6 +13,7 @@ from astrid_dist.store.layouts import close
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import ProductReader, checked_attributes, group_names
 from astrid_dist.store.sample_layout import PLANES
+from astrid_dist.taxonomy import CLASSES
 
 Column = NDArray[Any]
 
@@ -102,7 +103,8 @@ class Catalogue:
         IncompleteProductError
             A product that is not finished.
         InputError
-            Groups without samples, a plane that nobody knows, stamps of different size.
+            Groups without samples, a plane that nobody knows, stamps of different size, usable samples
+            without a label or a class.
         """
         named = [sources] if isinstance(sources, str) else list(sources)
         if not named:
@@ -202,8 +204,25 @@ def _columns(group: Group, visits: int, surveys: Sequence[str], bands: Sequence[
     places = [f"{group.survey}/{band}" for band in group.bands]
     codes = np.array([bands.index(one) + 1 if one in bands else 0 for one in places] + [0])
     stored = found["band"].astype(np.int64)
+    _check(group, found)
     found["band"] = codes[np.where((stored >= 0) & (stored < len(places)), stored, len(places))]
     for name in PER_VISIT:
         found[name] = np.pad(found[name], [(0, 0), (0, visits - group.visits)], mode="edge")
     place = surveys.index(group.survey) + 1 if group.survey in surveys else 0
     return {**found, "seen": seen, "survey": np.full(group.samples, place, np.int64)}
+
+
+def _check(group: Group, found: dict[str, Column]) -> None:
+    """Labels and classes of what has weight must be known: a NaN would spoil its whole batch."""
+    usable = found["injectable"] & (found["weight"] > 0)
+    label, code = found["label"], found["class"]
+    for name, wrong, right in (
+        ("label", ~((label >= 0) & (label <= 1)), "from 0, bogus, to 1, real"),
+        ("class", (code < 0) | (code >= len(CLASSES)), f"one of the {len(CLASSES)} classes"),
+    ):
+        if some := int((wrong & usable).sum()):
+            worst = found[name][np.flatnonzero(wrong & usable)[0]]
+            raise InputError(
+                f"{group}: the {name} of {some} samples is not {right}, but {worst}: mend it, or give those"
+                " samples weight 0"
+            )

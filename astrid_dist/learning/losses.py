@@ -58,7 +58,7 @@ class LossConfig:
 
 
 def loss(prediction: Prediction, truth: Examples, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total to make small, and its parts before their weights, detached.
+    """Total to make small, and its parts before their weights, detached; a sample without data has no weight.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def loss(prediction: Prediction, truth: Examples, config: LossConfig) -> tuple[T
             f"{tuple(truth.flux.shape)}: losses need one candidate "
             "for each example, so call the model without `at`"
         )
-    weight = truth.weight.float()
+    weight = truth.weight.float() * torch.isfinite(truth.pixels).flatten(1).any(1)
     parts: dict[str, Tensor] = {}
     if config.segmentation or config.dice:
         bits, counts = segmentation_truth(truth)

@@ -8,7 +8,6 @@ Nothing here knows of Ray or MLflow. ::
 """
 
 import io
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -207,6 +206,12 @@ class Trainer:
         found |= {f"train_{name}": value / batches for name, value in self._sums.items()}
         found |= {"epoch": float(epoch + 1), "rate": self.config.rate_at(epoch + 1.0)}
         found |= {"steps_skipped": float(self._skipped)}
+        steps = -(-batches // self.config.accumulate)
+        if self._skipped == steps:
+            raise InputError(
+                f"epoch {epoch + 1}: in all {steps} steps the gradient is not a number, so nothing was"
+                f" learned: lower `rate`, which is {self.config.rate:g}"
+            )
         self._sums, self._skipped = {}, 0
         self.history = [*self.history, found]
         value = found[f"val_{self.config.metric}"]
@@ -223,8 +228,9 @@ def evaluate(
     config: TrainConfig,
     losses: LossConfig,
     device: torch.device | str = "cpu",
+    watch: Callable[[Prediction, Examples], None] = lambda told, truth: None,
 ) -> Measures:
-    """Measure a model on validation samples, of all workers together."""
+    """Measure a model on validation samples, of all workers together; `watch` is shown every batch."""
     measures = Measures()
     model.eval()
     with torch.no_grad():
@@ -233,6 +239,7 @@ def evaluate(
             told = _told(model, truth, config)
             total, parts = loss(told, truth, losses)
             measures.add(told, truth, {"loss": total, **parts})
+            watch(told, truth)
     return measures.reduce()
 
 
@@ -246,7 +253,7 @@ def read_state(content: bytes, path: str) -> dict[str, Any]:
     """
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # reading what is no pickle may raise anything
         raise InputError(f"{path}: no checkpoint, or a damaged one; remove it and train again") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise InputError(f"{path}: no checkpoint of this version ({_FORMAT}); train again to another output")

@@ -124,6 +124,8 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         tracker = Tracker(uri, record["run"], output)
         if "registered" not in record:
             if "history" not in record:
+                if absent := _absent(data.train):
+                    say(absent)
                 record |= _train(settings, work, data, tracker, name)
                 objects.put(RUN, _json(record))
             lease.check()
@@ -160,15 +162,38 @@ def _prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Da
         run="",
         threads=settings.threads,
     )
-    loader, _ = work.loaders()
-    len(loader)  # raises where no batch can be drawn
-    labels = data.validation.columns["label"][data.validation.usable] >= 0.5
-    if settings.metric == "auc" and (labels.all() or not labels.any()):
-        raise InputError(
-            f"{', '.join(validation)}: {labels.sum()} real and {(~labels).sum()} bogus samples; without both"
-            " there is no AUC: add samples, or choose `metric: loss`"
-        )
+    if work.losses.real:
+        _need_both(data.train, "it cannot be learned which is which", "set `loss: {real: 0}`")
+    if settings.metric == "auc":
+        _need_both(data.validation, "there is no AUC", "choose `metric: loss`")
+    for loader, groups in zip(work.loaders(), (train, validation), strict=True):
+        first = next(iter(loader)).pixels  # raises where no batch can be drawn, or read
+        if not first.isfinite().any():
+            raise InputError(
+                f"{', '.join(groups)}: {len(first)} stamps were read, and none has a pixel with data: make"
+                " the samples again, or name others"
+            )
     return work, _open(train, validation, test, known.surveys, known.bands)
+
+
+def _need_both(catalogue: "Catalogue", without: str, instead: str) -> None:
+    """Raise `InputError` where what is usable is all real or all bogus."""
+    real = catalogue.columns["label"][catalogue.usable] >= 0.5
+    if real.all() or not real.any():
+        raise InputError(
+            f"{', '.join(map(str, catalogue.groups))}: {real.sum()} real and {(~real).sum()} bogus samples;"
+            f" without both {without}: add samples, or {instead}"
+        )
+
+
+def _absent(catalogue: "Catalogue") -> str:
+    """Which classes it has no sample of, in words; '' if it has all."""
+    from astrid_dist.learning.composition import composition
+    from astrid_dist.learning.unet import MODEL_CLASSES
+
+    there = composition(catalogue)["class"]
+    absent = [name for name in MODEL_CLASSES if name not in there]
+    return f"no samples of {', '.join(absent)}: the model will not know them" if absent else ""
 
 
 def _groups(settings: Settings) -> tuple[list[str], list[str], list[str]]:
@@ -240,7 +265,10 @@ def _train(settings: Settings, work: "Work", data: Data, tracker: Any, name: str
         fit(work, name, settings.workers, gpu=settings.gpu, failures=settings.failures), str(work.output)
     )
     if state["best_value"] is None:
-        raise InputError(f"{work.output}: no epoch has a {settings.metric} that is a number: lower the rate")
+        raise InputError(
+            f"{work.output}: in no epoch is the {settings.metric} of validation a number: lower `rate`, or"
+            " choose another `metric`"
+        )
     model = read_model(work.model, "the model to begin with")
     model.load_state_dict(state["best"])
     work.output.objects().put(MODEL, model_bytes(model))

@@ -213,8 +213,8 @@ def test_nothing_to_learn_from_is_no_loss_and_no_gradient(config: LossConfig, n:
     assert total.item() == 0
     assert all(float(part) == 0 for part in parts.values())
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
-    with_weight = replace(examples, weight=torch.ones(n))
-    total, _ = loss(model(examples.pixels, examples.seen), with_weight, config)
+    with_weight = replace(examples, weight=torch.ones(n), pixels=dots(n).pixels)
+    total, _ = loss(model(with_weight.pixels, examples.seen), with_weight, config)
     total.backward()
     assert total.item() > 0  # real against bogus still counts
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
