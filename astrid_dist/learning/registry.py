@@ -1,14 +1,20 @@
 """Models by name: one per survey, the newest a challenger, the best so far the champion."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from astrid_dist.errors import AstridError, ConfigError, InputError
-from astrid_dist.learning.flavour import FILE
-from astrid_dist.learning.model_file import load_model, read_model, save_model
+from astrid_dist.learning.ensemble import (
+    MODEL,
+    PARTS,
+    Ensemble,
+    ensemble_parts,
+    read_ensemble,
+    read_parts,
+)
 from astrid_dist.learning.settings import METRICS
 from astrid_dist.learning.tracking import client_of, mlflow_errors
 from astrid_dist.learning.unet import UNet
@@ -39,8 +45,8 @@ def model_name(survey: str | None) -> str:
     return f"astrid-{survey}" if survey else "astrid"
 
 
-def register(uri: str, run: str, model: UNet, name: str, tags: dict[str, str]) -> str:
-    """Keep a model with a run, with its signature, as the newest version of a name and its challenger.
+def register(uri: str, run: str, model: UNet | Ensemble, name: str, tags: dict[str, str]) -> str:
+    """Keep a model, or an ensemble, with a run and its signature: the newest version, the challenger.
 
     Returns
     -------
@@ -63,11 +69,15 @@ def register(uri: str, run: str, model: UNet, name: str, tags: dict[str, str]) -
             mlflow.set_registry_uri(uri)
             try:
                 with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run):
-                    save_model(model, Path(folder) / FILE)
+                    whole = model if isinstance(model, Ensemble) else Ensemble(model)
+                    parts = Path(folder) / "parts"
+                    parts.mkdir()
+                    for file, content in ensemble_parts(whole).items():
+                        (parts / file).write_bytes(content)
                     kept = mlflow.pyfunc.log_model(
                         name="model",
                         loader_module="astrid_dist.learning.flavour",
-                        data_path=str(Path(folder) / FILE),
+                        data_path=str(parts),
                         signature=_signature(),
                         pip_requirements=["astrid-dist[train]"],
                         registered_model_name=name,
@@ -89,7 +99,8 @@ def promote(
     metric: str,
     value: float,
     data: str,
-    measure: Callable[[UNet], float],
+    measure: Callable[[Any], float],
+    loader: Callable[[str, str], Any] | None = None,
 ) -> Verdict:
     """Make a version the champion if its metric is better than the champion's on the same data.
 
@@ -104,6 +115,8 @@ def promote(
         Digest of the validation data.
     measure : callable
         The same metric of another model on the same data; called where the champion was measured on others.
+    loader : callable, optional
+        What loads it, `load_ensemble` for ensembles; by default `load`.
 
     Raises
     ------
@@ -119,7 +132,7 @@ def promote(
             if tags.get("data") == data and f"val_{metric}" in tags:
                 other = float(tags[f"val_{metric}"])
             else:
-                other = measure(load(uri, f"{name}@{CHAMPION}"))
+                other = measure((loader or load)(uri, f"{name}@{CHAMPION}"))
         except (AstridError, ValueError, RuntimeError) as error:
             why = f"the champion, version {holder.version}, cannot be measured ({error}): set it by hand"
             return Verdict(name, version, False, why)
@@ -135,14 +148,15 @@ def promote(
 
 
 def load(uri: str, model: str, fallback: str | None = None) -> UNet:
-    """A model of the registry, or of a file.
+    """A model of the registry, or of a file; of an ensemble the U-Net.
 
     Parameters
     ----------
     uri : str
         Of MLflow.
     model : str
-        ``NAME`` (its champion), ``NAME@alias``, ``NAME/version``, or path or URL of a model file (``*.pt``).
+        ``NAME`` (its champion), ``NAME@alias``, ``NAME/version``, or path or URL of a file (``*.pt``, or
+        ``*.zip`` of an ensemble).
     fallback : str, optional
         What is loaded where that name is not registered: the base of a survey's model.
 
@@ -153,12 +167,22 @@ def load(uri: str, model: str, fallback: str | None = None) -> UNet:
     InputError, StorageError
         The model cannot be read.
     """
-    if model.endswith(".pt"):
+    return _load(uri, model, fallback, (MODEL,)).unet
+
+
+def load_ensemble(uri: str, model: str, fallback: str | None = None) -> Ensemble:
+    """A model with the trees and the stack that were registered with it, if any; as `load`."""
+    return _load(uri, model, fallback, PARTS)
+
+
+def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> Ensemble:
+    """An ensemble, of a version those parts of it that are wanted."""
+    if model.endswith((".pt", ".zip")):
         folder, _, file = model.rpartition("/")
         content = Location.parse(folder or ".").objects().get(file)
         if content is None:
             raise InputError(f"there is no model {model}: check the path, or name one of the registry")
-        return read_model(content, model)
+        return read_ensemble(content, model)
     from mlflow.exceptions import MlflowException
 
     client = client_of(uri)
@@ -171,7 +195,7 @@ def load(uri: str, model: str, fallback: str | None = None) -> UNet:
             found = _alias(client, name, alias or CHAMPION)
     if found is None:
         if fallback is not None:
-            return load(uri, fallback)
+            return _load(uri, fallback, None, wanted)
         raise ConfigError(
             f"MLflow at {uri} has no model {name!r} {number or alias or CHAMPION}: train it, or name another"
         )
@@ -182,14 +206,12 @@ def load(uri: str, model: str, fallback: str | None = None) -> UNet:
             from mlflow.artifacts import download_artifacts
 
             local = Path(download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=uri))
-            files = sorted(local.rglob(FILE))
-            if not files:
-                raise InputError(f"{where}: no {FILE} in {source}: it was not registered by astrid_dist")
-            return load_model(files[0])
+            parts = {path.name: path.read_bytes() for path in local.rglob("*") if path.name in wanted}
     except (MlflowException, FileNotFoundError) as error:
         raise InputError(
             f"{where} cannot be read: {error}; train and register it again, or name another version"
         ) from error
+    return read_parts(parts, where)
 
 
 def _versions(client: "MlflowClient", name: str) -> list[Any]:

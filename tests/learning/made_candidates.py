@@ -19,7 +19,7 @@ def made_candidates(n: int = 600, seed: int = 0, share: float = 0.4) -> tuple[Co
         "spread_model": np.where(real, 0.0, -0.02) + 0.02 * rng.normal(size=n),
         "star_distance": np.where(real, 30, 20) * rng.random(n),
         "dipole_separation": np.where(rng.random(n) < 0.7, np.nan, 3 * rng.random(n)),
-        "dchi2_hit": snr**2 * np.where(real, -0.2, 0.1) + 5 * rng.normal(size=n),
+        "dchi2_hit": snr**2 * (np.where(real, -0.1, 0.1) + 0.2 * rng.normal(size=n)),
         "elongation": 1 + rng.random(n),
         "snr": snr,
         "flux": snr * 7,
