@@ -21,6 +21,7 @@ from astrid_dist.learning.sampling import Sampling
 from astrid_dist.learning.settings import TrainConfig
 from astrid_dist.learning.tracking import Tracker
 from astrid_dist.learning.training import Trainer
+from astrid_dist.learning.usage import Usage
 from astrid_dist.simulation.augmentation import Compose
 from astrid_dist.store.locations import Location
 
@@ -153,8 +154,10 @@ def train_worker(given: dict[str, Any]) -> None:
         with kept.as_directory() as folder:
             trainer.load_state((Path(folder) / STATE).read_bytes(), kept.path)
     tracker = Tracker(work.tracking, work.run, work.output) if rank == 0 else None
+    usage = Usage(device)
     for moment in trainer.run():
         said = moment.metrics or {}
+        used = usage.of_all() if moment.metrics is not None else {}
         if tracker is None:
             train.report(said)
             continue
@@ -163,7 +166,7 @@ def train_worker(given: dict[str, Any]) -> None:
             train.report(said, checkpoint=train.Checkpoint.from_directory(folder))
         if moment.metrics is not None:
             _say(_line(moment.metrics))
-            if not tracker.epoch(moment.metrics):
+            if not tracker.epoch({**moment.metrics, **used}):
                 _say(f"MLflow at {work.tracking} does not answer: {tracker.waiting} epochs wait")
 
 

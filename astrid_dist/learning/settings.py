@@ -22,6 +22,9 @@ class TrainConfig(BaseModel):
     clip: float = Field(default=1.0, gt=0, description="largest norm of a gradient")
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     precision: Literal["float32", "bf16"] = Field(default="float32", description="of the network's inside")
+    compile: bool = Field(
+        default=False, description="compile the network by torch.compile: minutes once, faster steps after"
+    )
     tune: Literal["all", "heads"] = Field(
         default="all", description="what is trained: all, or, of a base and with few labels, the heads alone"
     )

@@ -73,7 +73,7 @@ class Trainer:
         self.config, self.losses, self.device = config, losses, torch.device(device)
         for name, part in self.model.named_parameters():
             part.requires_grad_(config.tune == "all" or name.split(".")[0] in HEADS)
-        self.wrapped = wrap(self.model)
+        self.wrapped = wrap(_compiled(self.model, self.device) if config.compile else self.model)
         trained = [part for part in self.model.parameters() if part.requires_grad]
         groups = [
             {"params": [part for part in trained if part.dim() > 1], "weight_decay": config.decay},
@@ -271,6 +271,22 @@ def _told(model: nn.Module, truth: Examples, config: TrainConfig) -> Prediction:
     with torch.autocast(truth.pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         told = model(truth.pixels, truth.seen, truth.days, truth.band, truth.survey)
     return Prediction(*(part.float() for part in told))
+
+
+def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """The same weights behind machine code that is made at the first step; ConfigError without a compiler."""
+    try:
+        # not from a cache, which needs no compiler
+        probe = torch.compile(lambda values: values + 1, options={"fx_graph_cache": False})
+        probe(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"compile: torch.compile does not work here ({said}): install a C++ compiler such as g++, or"
+            " leave `compile` out"
+        ) from error
+    compiled: nn.Module = torch.compile(model)  # type: ignore[assignment]
+    return compiled
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

@@ -136,6 +136,34 @@ def test_bf16_learns_as_well(data: tuple[str, str]) -> None:
     assert one.history[-1]["val_auc"] > 0.9
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch uses what it calls deprecated
+@pytest.mark.timeout(900)  # the compiler takes minutes where it has nothing in its cache
+def test_a_compiled_network_learns_the_same_and_its_checkpoint_is_like_any_other(
+    data: tuple[str, str],
+) -> None:
+    plain = FAST.model_copy(update={"epochs": 1, "clip": 1e9})
+    runs = {}
+    for name in (False, True):
+        one = trainer(data, plain.model_copy(update={"compile": name}), dropout=0.0)
+        list(one.run())
+        runs[name] = one
+    for ours, theirs in zip(runs[False].history, runs[True].history, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+    after = trainer(data, plain)
+    after.load_state(runs[True].state_bytes(), "compiled")
+    assert after.step == runs[True].step
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_a_compiler_it_says_so(data: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/no/such/g++"))
+    with pytest.raises(ConfigError, match=r"torch\.compile does not work here .* install a C\+\+ compiler"):
+        trainer(data, FAST.model_copy(update={"compile": True}))
+
+
 def test_a_batch_that_cannot_be_learned_from_is_passed_over(data: tuple[str, str]) -> None:
     one = trainer(data)
     before = [part.detach().clone() for part in one.model.parameters()]
