@@ -134,7 +134,7 @@ def widened(
     radius : float
         Kernel radius, pixels.
     """
-    if not bad.any():
+    if bad.all() or not bad.any():
         return bad.copy()
     height, width = bad.shape
     inner = bad.copy()

@@ -49,6 +49,13 @@ def test_holes_in_empty_sky_widen_by_disks(radius):
     assert np.array_equal(wide, ndimage.distance_transform_edt(~bad) <= radius)
 
 
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_window_without_data_stays_so_and_one_without_holes_too(hole):
+    bad = np.full((20, 30), hole)
+    images = ((np.ones(bad.shape, np.float32), 1.0), (np.ones(bad.shape, np.float32), 1.0))
+    assert np.array_equal(widened(bad, bad, images, np.ones(30), 4.0), bad)
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_a_saturated_core_leaves_no_false_source_round_its_hole(both):
     shape = (201, 201)
