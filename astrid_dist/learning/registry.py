@@ -185,23 +185,10 @@ def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> 
         return read_ensemble(content, model)
     from mlflow.exceptions import MlflowException
 
-    client = client_of(uri)
-    name, at, alias = model.removeprefix("models:/").partition("@")
-    name, _, number = name.partition("/")
-    with mlflow_errors(uri):
-        if number and not at:
-            found = next((v for v in _versions(client, name) if str(v.version) == number), None)
-        else:
-            found = _alias(client, name, alias or CHAMPION)
-    if found is None:
-        if fallback is not None:
-            return _load(uri, fallback, None, wanted)
-        raise ConfigError(
-            f"MLflow at {uri} has no model {name!r} {number or alias or CHAMPION}: train it, or name another"
-        )
-    where = f"{name} version {found.version}"
+    client, found = client_of(uri), _version(uri, model, fallback)
+    where = f"{found.name} version {found.version}"
     try:
-        source = client.get_model_version_download_uri(name, found.version)
+        source = client.get_model_version_download_uri(found.name, found.version)
         with tempfile.TemporaryDirectory() as folder:
             from mlflow.artifacts import download_artifacts
 
@@ -212,6 +199,31 @@ def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> 
             f"{where} cannot be read: {error}; train and register it again, or name another version"
         ) from error
     return read_parts(parts, where)
+
+
+def find(uri: str, model: str, fallback: str | None = None) -> str:
+    """``NAME/version`` that a name of the registry means now; parameters and errors as of `load`."""
+    found = _version(uri, model, fallback)
+    return f"{found.name}/{found.version}"
+
+
+def _version(uri: str, model: str, fallback: str | None) -> Any:
+    """The version that a name of the registry means."""
+    client = client_of(uri)
+    name, at, alias = model.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    with mlflow_errors(uri):
+        if number and not at:
+            found = next((v for v in _versions(client, name) if str(v.version) == number), None)
+        else:
+            found = _alias(client, name, alias or CHAMPION)
+    if found is not None:
+        return found
+    if fallback is not None:
+        return _version(uri, fallback, None)
+    raise ConfigError(
+        f"MLflow at {uri} has no model {name!r} {number or alias or CHAMPION}: train it, or name another"
+    )
 
 
 def _versions(client: "MlflowClient", name: str) -> list[Any]:

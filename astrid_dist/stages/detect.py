@@ -1,15 +1,17 @@
 """Find candidates in a difference product: peaks of |S_corr| of both signs, measured and named by object.
 
+With a model every candidate gets a score, and what the model alone sees becomes a candidate too; what S_corr
+found stays whatever the model says of it.
+
 A task finds the sources of one shard of one epoch; what needs the whole epoch (seams, streaks that cross
 shards, the sky, the reference's stars) is added when all are there.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +21,15 @@ from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import AstridError
 from astrid_dist.imaging import detection, features, streaks
-from astrid_dist.imaging.measure import PointSource
 from astrid_dist.imaging.resampling import Grid
-from astrid_dist.imaging.separation import Peaks
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
-from astrid_dist.stages.blocks import WORKER_BASE_BYTES, Window, field_shape, shard_window
+from astrid_dist.stages import scoring
+from astrid_dist.stages.blocks import WORKER_BASE_BYTES, field_shape, shard_window
+from astrid_dist.stages.model_planes import open_inputs
 from astrid_dist.stages.objects import link_objects
 from astrid_dist.stages.parts import put_part, read_parts
 from astrid_dist.stages.selection import Groups, Quality, epochs_of_quality, groups_of
-from astrid_dist.store.layouts import TILE
+from astrid_dist.stages.shard_sources import Shard
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_candidates
 from astrid_dist.store.reading import ProductReader
@@ -58,6 +60,23 @@ class Settings(BaseModel):
     objects: str | None = Field(
         default=None, description="URL of earlier candidates whose object ids continue"
     )
+    model: str | None = Field(
+        default=None,
+        description="model that scores candidates: NAME[@alias] or NAME/version of the registry, or a file "
+        "*.pt or *.zip; a plan adds #digest",
+    )
+    tracking: str | None = Field(
+        default=None, description="MLflow: URL of a server, or sqlite:///file; by default beside the output"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where the model runs; auto: a GPU where there is one"
+    )
+    propose: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="probability of a pixel from which the model makes a candidate where S_corr has none",
+    )
 
 
 def plan(settings: Settings) -> Plan:
@@ -82,13 +101,23 @@ def plan(settings: Settings) -> Plan:
         read += 14 * height * width * len(chosen)
         largest = max(largest, prod(shard_window(0, 0, height, width).shape))
     keys = KeyGrid(blocks)
-    # Per task: four planes, PSFs and seeing read, one table part and one marker written.
-    estimate = Estimate(len(keys), read, 8192 * len(keys), 8 * len(keys), WORKER_BASE_BYTES + 60 * largest)
     inputs = {
         "difference": str(difference),
         "difference_digest": header["digest"],
         "reference": reference,
     }
+    # Per task: four planes, PSFs and seeing read, one table part and one marker written.
+    requests, memory = 8, WORKER_BASE_BYTES + 60 * largest
+    if settings.model is not None:
+        model = scoring.choose_model(settings.model, settings.tracking, Location.parse(settings.output))
+        open_inputs(difference, blocks[0].group)
+        settings = settings.model_copy(update={"model": model.pinned})
+        inputs["model"] = model.pinned
+        warnings += model.warnings
+        # Science and template too: image, variance, mask, sky and its noise of each.
+        read, requests = read + 20 * (read // 14), requests + 20
+        memory += 60 * largest + scoring.memory_bytes(model.ensemble)
+    estimate = Estimate(len(keys), read, 8192 * len(keys), requests * len(keys), memory)
     job = Job("detect", "astrid_dist.stages.detect:task", settings.output, settings.model_dump(), inputs)
     return Plan(job, keys, estimate, warnings)
 
@@ -112,6 +141,9 @@ def prepare(plan: Plan) -> None:
     create_product(
         output, "candidates", job=plan.job.id, inputs=dict(plan.job.inputs), digest=plan.job.digest
     )
+    settings = Settings.model_validate(plan.job.settings)
+    if settings.model is not None:
+        scoring.keep_model(scoring.choose_model(settings.model, settings.tracking, output), output)
 
 
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
@@ -119,93 +151,24 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     started = perf_counter()
     options = Settings.model_validate(settings)
     reader = ProductReader(Location.parse(options.difference), key.group)
-    shape = field_shape(reader, "score")
-    core = shard_window(key.row, key.column, *shape)
-    outer = core.widened(reader.sizes("psf_d")["u"], *shape)
-    names = ("difference", "score", "sigma_flux", "mask")
-    planes = {name: reader.read(name, epoch=key.epoch, **outer.slices) for name in names}
+    model = scoring.kept_model(options.output, options.model) if options.model else None
+    shard = Shard.read(reader, key, scoring.halo_px(model) if model else 0)
     read = perf_counter()
-    columns = _detect(reader, key, planes, core, outer, options.threshold)
+    columns = shard.sources(options.threshold)
+    detected = perf_counter()
+    if model is not None:
+        columns = scoring.score(shard, columns, model, options.device, options.threshold, options.propose)
     computed = perf_counter()
     return TaskOutcome(
         shards=put_part(Location.parse(options.output), key, columns),
         counts={"peaks": len(next(iter(columns.values()), ()))},
-        timings={"read": read - started, "compute": computed - read, "write": perf_counter() - computed},
+        timings={
+            "read": read - started,
+            "compute": detected - read,
+            "score": computed - detected,
+            "write": perf_counter() - computed,
+        },
     )
-
-
-def _detect(
-    reader: ProductReader,
-    key: ShardKey,
-    planes: Mapping[str, NDArray[Any]],
-    core: Window,
-    outer: Window,
-    threshold: float,
-) -> dict[str, NDArray[Any]]:
-    """Columns of the sources whose pixel lies in the core, in the field's pixels."""
-    tiles: dict[str, int | slice] = {
-        "epoch": key.epoch,
-        "tile_y": slice(core.y0 // TILE, -(-core.y1 // TILE)),
-        "tile_x": slice(core.x0 // TILE, -(-core.x1 // TILE)),
-    }
-    psf, seeing = reader.read("psf_d", **tiles), reader.read("fwhm_n", **tiles)
-    usable = np.isfinite(psf).all(axis=(2, 3))
-    peaks = detection.find_peaks(planes["score"], threshold)
-    lines: list[streaks.Streak] = []
-    if usable.any():
-        fwhm = float(np.median([PointSource(stamp).fwhm for stamp in psf[usable]]))
-        lines = streaks.find_streaks(planes["score"], fwhm, threshold)
-        kept, _ = streaks.beads(lines, peaks, fwhm)
-        peaks = peaks[0][kept], peaks[1][kept], peaks[2][kept]
-    found = []
-    for tile_y, tile_x, tile in core.tiles(TILE):
-        at = tile_y - core.y0 // TILE, tile_x - core.x0 // TILE
-        if not usable[at]:
-            continue
-        # Neighbours across the tile's border are fitted along.
-        around = tile.widened(reader.sizes("psf_d")["u"], *field_shape(reader, "score"))
-        found.append(_detect_tile(planes, outer, around, tile, psf[at], peaks, lines, threshold))
-        found[-1]["seeratio"] = (found[-1]["fwhm"] / seeing[at]).astype(np.float32)
-    if not found:
-        return {}
-    columns = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-    # A fit that ran off the image has found no source.
-    height, width = field_shape(reader, "score")
-    y, x = columns["y"], columns["x"]
-    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-    return {name: values[inside] for name, values in columns.items()}
-
-
-def _detect_tile(
-    planes: Mapping[str, NDArray[Any]],
-    outer: Window,
-    around: Window,
-    tile: Window,
-    psf: NDArray[np.float32],
-    peaks: Peaks,
-    lines: Sequence[streaks.Streak],
-    threshold: float,
-) -> dict[str, NDArray[Any]]:
-    """Columns of the sources whose pixel lies in a tile."""
-    cut = around.within(outer)
-    top, left = around.y0 - outer.y0, around.x0 - outer.x0
-    rows, columns = peaks[0] - top, peaks[1] - left
-    height, width = around.shape
-    near = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    chosen, measured = detection.detect(
-        planes["difference"][cut],
-        planes["score"][cut],
-        planes["sigma_flux"][cut],
-        psf,
-        planes["mask"][cut],
-        (rows[near], columns[near], peaks[2][near]),
-        [replace(line, y=line.y - top, x=line.x - left) for line in lines],
-        threshold,
-    )
-    y, x = chosen[0] + around.y0, chosen[1] + around.x0
-    own = (y >= tile.y0) & (y < tile.y1) & (x >= tile.x0) & (x < tile.x1)
-    measured["x"], measured["y"] = measured["x"] + around.x0, measured["y"] + around.y0
-    return {name: values[own] for name, values in measured.items()}
 
 
 def _star_columns(reference: str, group: str) -> NDArray[np.float64] | None:
@@ -237,8 +200,11 @@ def finalise(plan: Plan) -> None:
     columns = {name: np.concatenate([epoch[name] for epoch in epochs]) for name in names}
     if columns:
         earlier = open_candidates(settings.objects) if settings.objects else None
+        if settings.model is not None:
+            columns |= scoring.probabilities(columns, scoring.kept_model(settings.output, settings.model))
         columns["object"] = link_objects(columns, MERGE_RADIUS_PX, earlier)
-    write_table(output, "candidates", columns, {"threshold": settings.threshold})
+    said = {"threshold": settings.threshold} | ({"model": settings.model} if settings.model else {})
+    write_table(output, "candidates", columns, said)
 
 
 def _describe(
@@ -256,6 +222,7 @@ def _describe(
     order = np.lexsort((merged["x"], merged["y"], -np.abs(merged["snr"])))
     columns = {name: values[order] for name, values in merged.items()}
     n = len(order)
+    by_model = columns.pop("by_model", np.zeros(n, bool))
     zeropoint = float(reader.read("zeropoint", epoch=epoch))
     known = np.isfinite(zeropoint)
     scale = float(microjansky(1.0, zeropoint)) if known else 1.0
@@ -289,6 +256,5 @@ def _describe(
         "epoch": np.full(n, epoch, np.int32),
         **{name: np.full(n, reader.read(name, epoch=epoch)) for name in ("time", "mjd")},
         **{name: np.full(n, text, dtype=object) for name, text in texts.items()},
-        "p_real": np.full(n, np.nan, np.float32),
-        "uncertainty": np.full(n, np.nan, np.float32),
+        "found_by": np.where(by_model, "model", "score").astype(object),
     }

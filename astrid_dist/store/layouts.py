@@ -12,7 +12,7 @@ from typing import Any
 from astrid_dist.errors import ConfigError
 from astrid_dist.flags import Flag, StarFlag, cf_attributes
 from astrid_dist.store import sample_layout
-from astrid_dist.taxonomy import CODES, cf_bits, cf_codes
+from astrid_dist.taxonomy import CLASSES, CODES, cf_bits, cf_codes
 
 #: Version of the layouts; a reader refuses a product of another one.
 VERSION = 2
@@ -281,6 +281,12 @@ _QUALITY = """
     quality_correlation_r | f4 | 1 | correlation of the noise of neighbouring pixels, reference
 """
 
+#: Probabilities of each class that a network tells apart.
+_CLASS_ROWS = "\n".join(
+    f"p_{name} | f4 | 1 | probability of being {name.replace('_', ' ')}, of all classes"
+    for name in CLASSES[:-1]
+)
+
 
 def _group(product: list[list[Variable]]) -> dict[str, Variable]:
     return {one.name: one for part in product for one in part}
@@ -405,8 +411,15 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 streak_length | f4 | pixel | length of a trail
                 streak_angle | f4 | degree | of a trail, from +x to +y
                 streak_flux | f4 | | flux of a trail, in flux_unit
+                found_by | string | | score: a peak of S_corr; model: of its pixels alone
                 p_real | f4 | 1 | probability of being real
                 uncertainty | f4 | 1 | uncertainty of p_real
+                p_unet | f4 | 1 | probability of being real that the network says
+                p_trees | f4 | 1 | probability of being real that trees on the other columns say
+                {_CLASS_ROWS}
+                model_x | f8 | pixel | column where the network sees it
+                model_y | f8 | pixel | row where the network sees it
+                model_position_err | f4 | pixel | standard error of model_x and model_y, each
                 object | i8 | | detections at one position share it
                 """,
             )

@@ -69,13 +69,17 @@ def test_every_column_of_the_layout_is_filled_and_has_its_unit(folder: Path, tmp
     run_stage("detect", settings, SerialEngine())
     found = astrid.open_candidates(output)
     layout = variables("candidates")
-    rare = {"p_real", "uncertainty", "streak_length", "streak_angle", "streak_flux", "opposite_distance",
+    rare = {"uncertainty", "streak_length", "streak_angle", "streak_flux", "opposite_distance",
             "opposite_ratio", "ra", "dec"}  # fmt: skip
     for name, one in layout.items():
         if name not in ("time", *detect.FLUXES):
             assert found[name].attrs.get("units", "") == one.unit, name
-        if one.dtype[0] == "f" and name not in rare:
+        of_model = name.startswith(("p_", "model_"))
+        if of_model:
+            assert np.isnan(found[name]).all(), name
+        elif one.dtype[0] == "f" and name not in rare:
             assert np.isfinite(found[name]).any(), name
+    assert set(found["found_by"].values.tolist()) == {"score"}
     reference = astrid.open_reference(str(folder / "reference.zarr"))["f0000/r"]
     stars = np.column_stack([reference["star_x"], reference["star_y"]])
     first = found.isel(candidate=0)
