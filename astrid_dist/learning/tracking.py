@@ -173,6 +173,17 @@ class Tracker:
                 self.run, {"groups": list(groups), "composition": dict(counts)}, f"data/{context}.json"
             )
 
+    def note(self, text: str) -> None:
+        """What stands at the top of the run's page, Markdown."""
+        with mlflow_errors(self.uri):
+            self._client.set_tag(self.run, "mlflow.note.content", text)
+
+    def model_note(self, name: str, version: str, text: str, about: str) -> None:
+        """What stands at the top of a model version's page, Markdown, and beside the model's name."""
+        with mlflow_errors(self.uri):
+            self._client.update_model_version(name, version, text)
+            self._client.update_registered_model(name, about)
+
     def figures(self, drawn: Mapping[str, "Figure"]) -> None:
         """Pictures, by name."""
         with mlflow_errors(self.uri):

@@ -5,12 +5,10 @@ is a folder with ``model.pt``, ``run.json`` (what was trained on what, and how w
 """
 
 import json
-import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -18,16 +16,23 @@ from pydantic import Field
 from astrid_dist.errors import ConfigError, InputError, ResumeConflictError
 from astrid_dist.learning.sampling import Sampling
 from astrid_dist.learning.settings import TrainConfig
+from astrid_dist.stages.training_data import (
+    Data,
+    absent_classes,
+    chosen_groups,
+    data_digest,
+    need_both,
+    open_data,
+)
+from astrid_dist.stages.training_results import MODEL, announce, publish
 from astrid_dist.store.lease import Lease
 from astrid_dist.store.locations import Location
-from astrid_dist.store.reading import group_names
 
 if TYPE_CHECKING:
-    from astrid_dist.learning.catalogue import Catalogue
     from astrid_dist.learning.distributed import Work
     from astrid_dist.learning.unet import UNet
 
-MODEL, RUN = "model.pt", "run.json"
+RUN = "run.json"
 #: Settings that may change when a run goes on: they say who does it, not what is done.
 BESIDE = ("workers", "threads", "failures", "tracking", "artifacts")
 
@@ -76,15 +81,6 @@ class Settings(TrainConfig):
     experiment: str = Field(default="astrid", description="MLflow's experiment")
 
 
-@dataclass(frozen=True)
-class Data:
-    """Groups of each split, and their columns."""
-
-    train: "Catalogue"
-    validation: "Catalogue"
-    test: "Catalogue | None"
-
-
 def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Train, or go on; register the model and say where it is.
 
@@ -124,12 +120,12 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         tracker = Tracker(uri, record["run"], output)
         if "registered" not in record:
             if "history" not in record:
-                if absent := _absent(data.train):
+                if absent := absent_classes(data.train):
                     say(absent)
                 record |= _train(settings, work, data, tracker, name)
                 objects.put(RUN, _json(record))
             lease.check()
-            record["registered"] = _publish(settings, work, data, tracker, record)
+            record["registered"] = publish(settings, work, data, tracker, record)
             objects.put(RUN, _json(record))
         say(f"{output / MODEL}: {_last(record, settings.metric)}")
         say(record["registered"])
@@ -143,8 +139,8 @@ def _prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Da
     from astrid_dist.learning.model_file import model_bytes
     from astrid_dist.simulation.augmentation import Compose
 
-    train, validation, test = _groups(settings)
-    data = _open(train, validation, test)
+    train, validation, test = chosen_groups(settings.samples, settings.validation, settings.survey)
+    data = open_data(train, validation, test)
     model = _model(settings, data, uri)
     known = model.config
     work = Work(
@@ -163,9 +159,9 @@ def _prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Da
         threads=settings.threads,
     )
     if work.losses.real:
-        _need_both(data.train, "it cannot be learned which is which", "set `loss: {real: 0}`")
+        need_both(data.train, "it cannot be learned which is which", "set `loss: {real: 0}`")
     if settings.metric == "auc":
-        _need_both(data.validation, "there is no AUC", "choose `metric: loss`")
+        need_both(data.validation, "there is no AUC", "choose `metric: loss`")
     for loader, groups in zip(work.loaders(), (train, validation), strict=True):
         first = next(iter(loader)).pixels  # raises where no batch can be drawn, or read
         if not first.isfinite().any():
@@ -173,64 +169,7 @@ def _prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Da
                 f"{', '.join(groups)}: {len(first)} stamps were read, and none has a pixel with data: make"
                 " the samples again, or name others"
             )
-    return work, _open(train, validation, test, known.surveys, known.bands)
-
-
-def _need_both(catalogue: "Catalogue", without: str, instead: str) -> None:
-    """Raise `InputError` where what is usable is all real or all bogus."""
-    real = catalogue.columns["label"][catalogue.usable] >= 0.5
-    if real.all() or not real.any():
-        raise InputError(
-            f"{', '.join(map(str, catalogue.groups))}: {real.sum()} real and {(~real).sum()} bogus samples;"
-            f" without both {without}: add samples, or {instead}"
-        )
-
-
-def _absent(catalogue: "Catalogue") -> str:
-    """Which classes it has no sample of, in words; '' if it has all."""
-    from astrid_dist.learning.composition import composition
-    from astrid_dist.learning.unet import MODEL_CLASSES
-
-    there = composition(catalogue)["class"]
-    absent = [name for name in MODEL_CLASSES if name not in there]
-    return f"no samples of {', '.join(absent)}: the model will not know them" if absent else ""
-
-
-def _groups(settings: Settings) -> tuple[list[str], list[str], list[str]]:
-    """Groups to train, validate and test on."""
-    named = [settings.samples] if isinstance(settings.samples, str) else settings.samples
-    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for source in named:
-        url, _, group = source.partition("#")
-        for one in [group] if group else group_names(Location.parse(url)):
-            survey, _, split = one.partition("/")
-            if settings.survey in (None, survey) and (group or split in splits):
-                splits["train" if group else split].append(f"{url}#{one}")
-    found = settings.validation or splits["val"]
-    of = f" of {settings.survey}" if settings.survey else ""
-    for what, there in (("train", splits["train"]), ("val", found)):
-        if not there:
-            raise InputError(
-                f"{', '.join(named)}: no group {what!r}{of}: make some, or name groups as URL#group"
-            )
-    if both := sorted(set(splits["train"]) & set(found)):
-        raise InputError(f"{', '.join(both)}: trained on and validated on, which would tell nothing")
-    return splits["train"], found, splits["test"]
-
-
-def _open(
-    train: Sequence[str],
-    validation: Sequence[str],
-    test: Sequence[str],
-    surveys: Sequence[str] | None = None,
-    bands: Sequence[str] | None = None,
-) -> Data:
-    from astrid_dist.learning.catalogue import Catalogue
-
-    def opened(names: Sequence[str]) -> Catalogue:
-        return Catalogue.open(names, surveys, bands)
-
-    return Data(opened(train), opened(validation), opened(test) if test else None)
+    return work, open_data(train, validation, test, known.surveys, known.bands)
 
 
 def _model(settings: Settings, data: Data, uri: str) -> "UNet":
@@ -253,14 +192,11 @@ def _model(settings: Settings, data: Data, uri: str) -> "UNet":
 
 def _train(settings: Settings, work: "Work", data: Data, tracker: Any, name: str) -> dict[str, Any]:
     """Train and write the model; what the record gets."""
-    from astrid_dist.learning.composition import composition, digests
     from astrid_dist.learning.distributed import fit
     from astrid_dist.learning.model_file import model_bytes, read_model
     from astrid_dist.learning.training import read_state
 
-    tracker.describe(settings.model_dump(mode="json"), _code())
-    for context, catalogue in (("training", data.train), ("validation", data.validation)):
-        tracker.datasets(context, digests(catalogue), composition(catalogue))
+    announce(settings, read_model(work.model, "the model to begin with"), data, tracker)
     state = read_state(
         fit(work, name, settings.workers, gpu=settings.gpu, failures=settings.failures), str(work.output)
     )
@@ -275,86 +211,11 @@ def _train(settings: Settings, work: "Work", data: Data, tracker: Any, name: str
     return {"history": state["history"], "best": state["best_value"]}
 
 
-def _publish(settings: Settings, work: "Work", data: Data, tracker: Any, record: dict[str, Any]) -> str:
-    """Figures and the model to MLflow; where it stands in the registry, in words. May be done again."""
-    from astrid_dist.figures.training import confusion, reliability, training_curves
-    from astrid_dist.learning.composition import composition
-    from astrid_dist.learning.loading import Loader
-    from astrid_dist.learning.model_file import weights_digest
-    from astrid_dist.learning.registry import load, model_name, promote, register
-    from astrid_dist.learning.training import evaluate
-    from astrid_dist.learning.unet import MODEL_CLASSES, UNet
-
-    def measured(model: UNet, catalogue: "Catalogue") -> Any:
-        loader = Loader(catalogue, settings.batch, train=False)
-        return evaluate(model, loader, work.config, work.losses)
-
-    def value(model: UNet) -> float:
-        known = _open(work.train, work.validation, (), model.config.surveys, model.config.bands)
-        return float(measured(model, known.validation).metrics()[settings.metric])
-
-    model = load("", str(work.output / MODEL))
-    found, history = measured(model, data.validation), record["history"]
-    curves = [
-        [epoch[name] for epoch in history]
-        for name in ("epoch", "train_loss", "val_loss", "val_auc", "val_iou")
-    ]
-    tracker.catch_up(history)
-    tracker.figures(
-        {
-            "training_curves": training_curves(*curves),
-            "reliability": reliability(*found.reliability()),
-            "confusion": confusion(found.counts["confusion"].numpy(), MODEL_CLASSES),
-        }
-    )
-    summary = {f"best_{name}": v for name, v in found.metrics().items()}
-    if data.test is not None:
-        summary |= {f"test_{name}": v for name, v in measured(model, data.test).metrics().items()}
-    counts = composition(data.train)
-    if counts["synthetic_to_real"] is not None:
-        summary["synthetic_to_real"] = counts["synthetic_to_real"]
-    tracker.summary(summary)
-    name = settings.name or model_name(settings.survey)
-    data_digest = _data_digest(data.validation)
-    tags = {"data": data_digest, f"val_{settings.metric}": repr(record["best"])}
-    tags |= {"weights": weights_digest(model), "survey": settings.survey or "all", **_code()}
-    version = register(work.tracking, record["run"], model, name, tags)
-    verdict = promote(work.tracking, name, version, settings.metric, record["best"], data_digest, value)
-    tracker.finish()
-    return str(verdict)
-
-
 def _digest(settings: Settings, data: Data) -> str:
     """Of all that the result follows from."""
     said = settings.model_dump(mode="json", exclude=set(BESIDE))
-    parts = [said, _data_digest(data.train), _data_digest(data.validation)]
+    parts = [said, data_digest(data.train), data_digest(data.validation)]
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _data_digest(catalogue: "Catalogue") -> str:
-    from astrid_dist.learning.composition import digests
-
-    claims = [
-        [one["group"], one["samples"], one["digest"] or one["inputs_digest"]] for one in digests(catalogue)
-    ]
-    return sha256(json.dumps(claims).encode()).hexdigest()[:16]
-
-
-def _code() -> dict[str, str]:
-    """Which code it was trained with."""
-    from importlib.metadata import version
-
-    found = {"astrid_dist": version("astrid-dist")}
-    folder = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return found
-    if done.returncode == 0:
-        found["mlflow.source.git.commit"] = done.stdout.strip()
-    return found
 
 
 def _last(record: dict[str, Any], metric: str) -> str:
