@@ -9,6 +9,8 @@ from astrid_dist.learning.trees import Floats, Trees, TreesConfig, class_weights
 Labels = NDArray[np.bool_]
 #: Folds of trees: trained on all others, and told nothing of their own.
 Fitted = list[tuple[Trees, NDArray[np.bool_]]]
+#: Examples of a fold on which features are shuffled.
+_MOST = 2000
 
 
 def folds_of(groups: NDArray[np.int64], real: Labels, folds: int, seed: int) -> NDArray[np.int64]:
@@ -75,6 +77,8 @@ def importances(
 ) -> tuple[Floats, Floats]:
     """How far AUC on what trees did not see falls when a feature's values are shuffled (Breiman 2001).
 
+    Of each fold at most `_MOST` examples are used.
+
     Returns
     -------
     mean, error : (features,) float64
@@ -83,7 +87,11 @@ def importances(
     rng = np.random.default_rng(seed)
     drops = np.zeros((matrix.shape[1], len(fitted) * repeats))
     for number, (trees, out) in enumerate(fitted):
-        rows, truth = matrix[out].copy(), real[out]
+        chosen = rng.permutation(np.flatnonzero(out))[:_MOST]
+        rows, truth = matrix[chosen], real[chosen]
+        if truth.all() or not truth.any():
+            chosen = np.flatnonzero(out)
+            rows, truth = matrix[chosen], real[chosen]
         whole = auc(truth, trees.logit(rows))
         used = np.unique(trees.feature)
         for feature in used:

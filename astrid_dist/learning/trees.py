@@ -40,10 +40,11 @@ PLAIN = (
     "nbad",
     "sumrat",
     "bad_distance",
-    "star_distance",
-    "star_ratio",
     "streak_length",
 )
+#: Of the nearest star, distance and ratio of fluxes; farther than so many pixels it is as if there were none,
+#: or the ratio would tell of all candidates how bright they are.
+STAR, STAR_REACH_PX = ("star_distance", "star_ratio"), 16.0
 #: Features that are one column over another to a power: free of units and, but for noise, of brightness.
 RATIOS = {
     "aperture_ratio": ("aperture_flux", "flux", 1),
@@ -63,7 +64,7 @@ BITS = (
     Flag.SPIKE,
     Flag.INTERPOLATED,
 )
-FEATURES = (*PLAIN, *RATIOS, *(f"near_{str(bit.name).lower()}" for bit in BITS))
+FEATURES = (*PLAIN, *STAR, *RATIOS, *(f"near_{str(bit.name).lower()}" for bit in BITS))
 
 _FORMAT = "astrid_dist trees 1"
 #: Rows that go through all trees at a time.
@@ -91,7 +92,7 @@ def features(table: Table) -> Floats:
     InputError
         The table has none of the columns.
     """
-    needed = {*PLAIN, *(name for top, under, _ in RATIOS.values() for name in (top, under)), "mask"}
+    needed = {*PLAIN, *STAR, *(name for top, under, _ in RATIOS.values() for name in (top, under)), "mask"}
     if not needed & set(table):
         raise InputError(
             f"the table has none of the columns that trees look at ({', '.join(PLAIN[:4])}, ...)"
@@ -102,6 +103,8 @@ def features(table: Table) -> Floats:
         return np.asarray(table[name], np.float64) if name in table else np.full(n, np.nan)
 
     found = [column(name) for name in PLAIN]
+    distance, ratio = (column(name) for name in STAR)
+    found += [np.minimum(distance, STAR_REACH_PX), np.where(distance < STAR_REACH_PX, ratio, np.nan)]
     with np.errstate(divide="ignore", invalid="ignore"):
         found += [column(top) / column(under) ** power for top, under, power in RATIOS.values()]
         if "mask" in table:

@@ -19,6 +19,8 @@ from astrid_dist.learning.trees import (
     FEATURES,
     PLAIN,
     RATIOS,
+    STAR,
+    STAR_REACH_PX,
     Trees,
     TreesConfig,
     class_weights,
@@ -40,7 +42,7 @@ def grown(n: int = 600, seed: int = 0) -> tuple[Trees, Any, Any]:
 
 
 def test_features_are_columns_of_candidates_and_the_answer_is_none_of_them() -> None:
-    needed = {*PLAIN, *(name for top, under, _ in RATIOS.values() for name in (top, under))}
+    needed = {*PLAIN, *STAR, *(name for top, under, _ in RATIOS.values() for name in (top, under))}
     assert needed <= set(variables("candidates"))
     table, _ = made_candidates(50)
     unmarked = {**table, "mask": table["mask"] & ~np.uint16(Flag.INJECTED)}
@@ -54,6 +56,17 @@ def test_neither_sign_nor_units_nor_brightness_alone_are_seen() -> None:
         other[name] = table[name] * np.float32(-4)
     other["dchi2_hit"] = table["dchi2_hit"] * np.float32(16)
     np.testing.assert_array_equal(features(table), features(other))
+
+
+def test_a_star_far_away_tells_nothing_of_brightness() -> None:
+    table, _ = made_candidates(6)
+    table["star_distance"] = np.array([3, 3, 40, 80, np.nan, 3], np.float32)
+    table["star_ratio"] = np.array([5, 50, 5, 50, np.nan, np.nan], np.float32)
+    found = features(table)[:, [FEATURES.index(name) for name in STAR]]
+    np.testing.assert_array_equal(found[:2], [[3, 5], [3, 50]])
+    np.testing.assert_array_equal(found[2:4], [[STAR_REACH_PX, np.nan]] * 2)
+    assert np.isnan(found[4]).all()
+    np.testing.assert_array_equal(found[5], [3, np.nan])
 
 
 def test_what_is_missing_or_infinite_is_nan() -> None:
