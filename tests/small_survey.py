@@ -21,18 +21,23 @@ class SmallSurvey:
 
 @cache
 def small_survey(
-    size_px: int = 384, epochs: int = 6, bands: tuple[str, ...] = ("r",), seed: int = 5, profile: str = ""
+    size_px: int = 384,
+    epochs: int = 6,
+    bands: tuple[str, ...] = ("r",),
+    seed: int = 5,
+    profile: str = "",
+    changing: int = 0,
 ) -> SmallSurvey:
     """Make it once per process; stars, galaxies and noise, cosmic rays, and nothing that changes.
 
-    `profile` names the survey that it is to look like; a generic telescope where left out.
+    `changing` supernovae and as many variable stars are there where asked for. `profile` names the survey that it is to look like; a generic telescope where left out.
     """
     folder = Path(mkdtemp(prefix="small-survey-"))
     made = SmallSurvey(
         *(str(folder / f"{name}.zarr") for name in ("survey", "reference", "difference", "truth"))
     )
     like = {"survey": profile or "mock"}
-    quiet = {"supernovae": 0, "hostless": 0, "variables": 0, "asteroids": 0}
+    quiet = {"supernovae": changing, "hostless": 0, "variables": changing, "asteroids": 0}
     sky = {"star_density": 1500.0, "galaxy_density": 500.0, "size_px": size_px, "seed": seed}
     night = {"epochs": epochs, "template_epochs": 3, "bands": bands, "season_days": 4.0}
     files, telescope = str(folder / "fits"), profile or "generic"
