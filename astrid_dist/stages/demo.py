@@ -1,4 +1,4 @@
-"""The whole way on a mock survey, from FITS files to candidates, and a report against the truth."""
+"""The whole way on a mock survey, from FITS files to scored candidates, and a report against the truth."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,23 @@ from typing import Any, TextIO
 from astrid_dist.engine.clusters import open_engine
 from astrid_dist.engine.events import Observer
 from astrid_dist.engine.observers import progress
+from astrid_dist.engine.protocol import Engine
+from astrid_dist.stages import train
 from astrid_dist.stages.comparison import compare
 from astrid_dist.stages.mock import Settings as MockSettings
 from astrid_dist.stages.report import write_report
 from astrid_dist.stages.run import run_stage
 from astrid_dist.store.opening import open_survey
+
+#: Samples made, and how a model is trained on them: minutes on two cores.
+LEARNING: Mapping[str, Any] = {
+    "samples": 8192,
+    "size": "small",
+    "epochs": 8,
+    "batch": 64,
+    "rate": 4e-3,
+    "augment": ["flip", {"jitter": {"px": 0.5}}, {"crop": {"side": 39}}],
+}
 
 
 def run_demo(
@@ -21,10 +33,11 @@ def run_demo(
     cluster: str | None = None,
     *,
     sky: Mapping[str, Any] | None = None,
+    learning: Mapping[str, Any] | None = LEARNING,
     observers: Iterable[Observer] | None = None,
     out: TextIO | None = None,
 ) -> Path:
-    """Make a mock survey, find what changed in it, and compare that with the truth.
+    """Make a mock survey, train on it, find what changed in it, and compare that with the truth.
 
     Running it again goes on where it was stopped; another `sky` needs another directory.
 
@@ -36,6 +49,8 @@ def run_demo(
         Cluster file, ``"serial"``, or this machine's cores if left out.
     sky : mapping, optional
         Settings of the mock stage that differ from its own, such as ``{"seed": 7}``.
+    learning : mapping, optional
+        ``samples``, how many are made, and settings of the train stage; None: candidates are not scored.
     observers : iterable of Observer, optional
         Who watches; a progress bar (or JSON lines) on standard error if left out.
     out : text file, optional
@@ -49,33 +64,40 @@ def run_demo(
     folder, out = Path(directory), out or sys.stdout
     folder.mkdir(parents=True, exist_ok=True)
     mock = MockSettings(output=str(folder / "truth.zarr"), files=str(folder / "fits"), **(sky or {}))
-    url = {name: str(folder / f"{name}.zarr") for name in ("survey", "reference", "difference", "candidates")}
+    products = ("survey", "reference", "difference", "samples", "candidates")
+    url = {name: str(folder / f"{name}.zarr") for name in products}
     seconds: dict[str, float] = {}
+
+    def stage(engine: Engine, name: str, **settings: Any) -> None:
+        started = perf_counter()
+        run_stage(name, settings, engine, list(observers) if observers is not None else [progress()])
+        seconds[name] = perf_counter() - started
+
+    pair = {name: url[name] for name in ("survey", "reference")}
     with open_engine(cluster) as engine:
-
-        def stage(name: str, **settings: Any) -> None:
-            started = perf_counter()
-            run_stage(name, settings, engine, list(observers) if observers is not None else [progress()])
-            seconds[name] = perf_counter() - started
-
-        stage("mock", **mock.model_dump())
-        stage("ingest", paths=[mock.files], output=url["survey"], survey="generic")
+        stage(engine, "mock", **mock.model_dump())
+        stage(engine, "ingest", paths=[mock.files], output=url["survey"], survey="generic")
         templates, search = _seasons(url["survey"], mock)
-        stage("reference", survey=url["survey"], output=url["reference"], epochs=templates)
-        stage(
-            "difference",
-            survey=url["survey"],
-            reference=url["reference"],
-            output=url["difference"],
-            epochs=search,
-        )
-        stage("detect", difference=url["difference"], output=url["candidates"])
+        stage(engine, "reference", survey=url["survey"], output=url["reference"], epochs=templates)
+        stage(engine, "difference", **pair, output=url["difference"], epochs=search)
+        if learning is not None:
+            made = {"samples": learning.get("samples", LEARNING["samples"]), "way": "fast"}
+            stage(engine, "inject", **pair, **made, known=mock.output, output=url["samples"])
+    model: dict[str, Any] = {}
+    run = None
+    if learning is not None:  # Dask has given its cores back: Ray takes them
+        started, run = perf_counter(), str(folder / "training")
+        said = {**learning, "samples": url["samples"], "output": run}
+        train.run(train.Settings(**said), lambda line: print(line, file=out))
+        seconds["train"], model = perf_counter() - started, {"model": "astrid@champion"}
+    with open_engine(cluster) as engine:
+        stage(engine, "detect", difference=url["difference"], output=url["candidates"], **model)
     started = perf_counter()
     comparison = compare(mock.output, url["reference"], url["difference"], url["candidates"])
     seconds["compare"] = perf_counter() - started
     report = folder / "report.html"
-    report.write_text(write_report(comparison, url, seconds), encoding="utf-8")
-    print(_farewell(folder, report, comparison, sum(seconds.values())), file=out)
+    report.write_text(write_report(comparison, url, seconds, run), encoding="utf-8")
+    print(_farewell(folder, report, comparison, sum(seconds.values()), run is not None), file=out)
     return report
 
 
@@ -93,8 +115,8 @@ def _seasons(survey: str, mock: MockSettings) -> tuple[list[str], list[str]]:
     return templates, search
 
 
-def _farewell(folder: Path, report: Path, comparison: Any, seconds: float) -> str:
-    found = len(comparison.real)
+def _farewell(folder: Path, report: Path, comparison: Any, seconds: float, scored: bool) -> str:
+    found, cut = len(comparison.real), "cand.p_real > 0.9" if scored else "abs(cand.snr) > 10"
     return f"""
 {len(comparison.candidates)} candidates in {comparison.epochs} images, {found} of them real; {seconds:.0f} s.
 
@@ -103,7 +125,7 @@ Report:  {report.resolve()}
 Go on in Python:
   import astrid_dist as astrid
   cand = astrid.open_candidates("{folder}/candidates.zarr")
-  cand.where(abs(cand.snr) > 10, drop=True).to_dataframe()
+  cand.where({cut}, drop=True).to_dataframe()
   best = cand.isel(candidate=int(abs(cand.snr).argmax("candidate")))
   field = astrid.open_difference("{folder}/difference.zarr")[f"{{best.field.item()}}/{{best.band.item()}}"]
   field.astrid.light_curve(x=best.x, y=best.y).to_dataframe()

@@ -70,6 +70,20 @@ def false_alarms(comparison: Comparison, products: "Products", most: int = 3) ->
     return items
 
 
+def scored(
+    rows: "pd.DataFrame", real: bool, comparison: Comparison, products: "Products"
+) -> list[tuple[bytes, str, str]]:
+    """Candidates with what a model says of them; parameters and result as of `detections`."""
+    items = []
+    for _, row in rows.iterrows():
+        name = str(comparison.truth.loc[row["truth"], "kind"]) if real else str(row["cause"])
+        what = {"unknown": "no known cause"}.get(name, name).replace("_", " ")
+        caption = f"p_real {row['p_real']:.2f}, S_corr {row['snr']:+.1f}; x {row['x']:.1f}, y {row['y']:.1f}"
+        picture, epoch = _picture(row, products)
+        items.append((picture, f"{'real' if real else 'false'}: {what}, epoch {epoch}", caption))
+    return items
+
+
 def _picture(row: "pd.Series[Any]", products: "Products") -> tuple[bytes, int]:
     """The four planes around a candidate, and its epoch in the survey."""
     difference = products["difference"][row["group"]].isel(epoch=int(row["epoch"]))

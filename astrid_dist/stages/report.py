@@ -11,6 +11,7 @@ from astrid_dist.query.light_curves import light_curve
 from astrid_dist.query.magnitudes import AB_OF_ONE_MICROJANSKY
 from astrid_dist.stages.comparison import Comparison
 from astrid_dist.stages.galleries import detections, false_alarms
+from astrid_dist.stages.model_report import model_sections, scored_by_model
 from astrid_dist.store.opening import open_difference, open_reference, open_survey
 
 if TYPE_CHECKING:
@@ -28,7 +29,12 @@ _HEADINGS = {
 }
 
 
-def write_report(comparison: Comparison, urls: Mapping[str, str], seconds: Mapping[str, float]) -> str:
+def write_report(
+    comparison: Comparison,
+    urls: Mapping[str, str],
+    seconds: Mapping[str, float],
+    run: str | None = None,
+) -> str:
     """The whole report as one HTML document.
 
     Parameters
@@ -39,6 +45,8 @@ def write_report(comparison: Comparison, urls: Mapping[str, str], seconds: Mappi
         URLs of the products ``survey, reference, difference``.
     seconds : mapping
         Wall time of each stage, for the last table.
+    run : str, optional
+        URL of the training whose model scored the candidates.
     """
     products = {
         "survey": open_survey(urls["survey"]),
@@ -52,9 +60,12 @@ def write_report(comparison: Comparison, urls: Mapping[str, str], seconds: Mappi
     false = page.section(
         "Strongest false alarms",
         "Candidates that match no true object within 2 pixels: the three strongest of each cause, where the "
-        "truth knows one. No real/bogus model has scored them: this is what it would have to sort out.",
+        "truth knows one: what a real/bogus model has to sort out.",
         page.gallery(false_alarms(comparison, products)),
     )
+    learned = []
+    if run is not None and scored_by_model(comparison.candidates):
+        learned = model_sections(comparison, run, products)
     groups = sorted(products["difference"])
     images, fields = comparison.epochs, len(groups)
     return page.page(
@@ -66,6 +77,7 @@ def write_report(comparison: Comparison, urls: Mapping[str, str], seconds: Mappi
             _completeness(comparison),
             *galleries,
             false,
+            *learned,
             _scores(products["difference"]),
             _residuals(comparison),
             _light_curves(comparison, products["difference"]),

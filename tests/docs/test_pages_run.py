@@ -24,7 +24,7 @@ SKY = {"epochs": 8, "template_epochs": 3, "size_px": 256, "season_days": 5.0, "s
 @pytest.fixture(scope="module")
 def products(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    run_demo(folder, "serial", sky=SKY)
+    run_demo(folder, "serial", sky=SKY, learning=None)
     made = {name: str(folder / f"{name}.zarr") for name in ("survey", "reference", "samples", "injected")}
     pair = {"survey": made["survey"], "reference": made["reference"]}
     difference = {**pair, "survey": made["injected"], "output": str(folder / "injected-difference.zarr")}

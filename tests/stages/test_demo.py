@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 
+import astrid_dist as astrid
 from astrid_dist.stages.comparison import compare, file_of
 from astrid_dist.stages.demo import run_demo
 
@@ -31,7 +32,7 @@ class Lines:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder, out, events = tmp_path_factory.mktemp("demo"), Lines(), []
-    report = run_demo(folder, "serial", sky=SKY, observers=[events.append], out=out)
+    report = run_demo(folder, "serial", sky=SKY, learning=None, observers=[events.append], out=out)
     return folder, report, out.text, events
 
 
@@ -109,3 +110,17 @@ def test_the_last_lines_say_where_the_report_is_and_what_to_type_next(demo):
 def test_a_source_is_known_by_its_file():
     assert file_of("s3://bucket/night/f0000_r_e0003.fits.fz[1]") == "f0000_r_e0003.fits.fz"
     assert file_of("plain.fits") == "plain.fits"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+def test_a_model_is_trained_and_scores_every_candidate(tmp_path):
+    learning = {"samples": 512, "size": "small", "epochs": 1, "batch": 32, "augment": [{"crop": {"side": 39}}]}
+    report = run_demo(tmp_path, "serial", sky=SKY, learning=learning, observers=[], out=Lines())
+    candidates = astrid.open_candidates(str(tmp_path / "candidates.zarr"))
+    assert np.isfinite(candidates["p_real"].to_numpy()).all()
+    html = report.read_text(encoding="utf-8")
+    assert ">Real or bogus</h2>" in html
+    assert ">What the network got wrong</h2>" in html
+    assert (tmp_path / "training" / "model.pt").exists()
