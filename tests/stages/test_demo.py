@@ -116,7 +116,7 @@ def test_a_source_is_known_by_its_file():
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
 def test_a_model_is_trained_and_scores_every_candidate(tmp_path):
-    learning = {"samples": 512, "size": "small", "epochs": 1, "batch": 32, "augment": [{"crop": {"side": 39}}]}
+    learning = {"samples": 512, "size": "small", "epochs": 1, "batch": 32}
     report = run_demo(tmp_path, "serial", sky=SKY, learning=learning, observers=[], out=Lines())
     candidates = astrid.open_candidates(str(tmp_path / "candidates.zarr"))
     assert np.isfinite(candidates["p_real"].to_numpy()).all()
