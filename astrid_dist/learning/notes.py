@@ -40,23 +40,23 @@ def run_note(
     verdict : str
         Where it stands in the registry.
     """
-    rows = [(f"{name}", _data(groups[name], counts[name])) for name in ("training", "validation")]
-    rows += [("how", _how(settings, weights))]
-    for name, metrics in (found or {}).items():
-        rows += [(f"on {name} samples", _metrics(metrics))]
+    rows = [(f"on {name} samples", _metrics(metrics)) for name, metrics in (found or {}).items()]
     if not found:
-        rows += [("result", "not there yet: it trains, or was stopped; the same command goes on")]
+        rows = [("result", "not there yet: it trains, or was stopped; the same command goes on")]
+    rows += [("trained on", _data(groups["training"], counts["training"]))]
+    rows += [("validated on", _data(groups["validation"], counts["validation"]))]
+    rows += [("how", _how(settings, weights))]
     head = f"**{verdict}**\n\n" if verdict else ""
     lines = ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)]
     return head + "\n".join(lines) + "\n\n" + _classes(counts, (found or {}).get("validation"))
 
 
-def model_note(name: str, found: Mapping[str, float], run_page: str, data: str) -> str:
-    """The note of a version of a model."""
+def model_note(model: str, found: Mapping[str, float], data: str) -> str:
+    """The note of a version of a model, ``NAME/version``; `data` says which samples it was measured on."""
     return (
-        f"{_metrics(found)} on the validation samples `{data}`. {run_page}\n\n"
-        f"Use it: `astrid run jobs/detect.yaml difference=URL model={name} output=URL`, or in Python\n\n"
-        f'```\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
+        f"{_metrics(found)} on the validation samples `{data}`.\n\n"
+        f"Use it: `astrid run jobs/detect.yaml difference=URL model={model} output=URL`, or in Python\n\n"
+        f'```\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{model}")\n'
         "told = model.predict(pixels)  # (n, visit, plane, y, x) float32, noise sigmas, any size\n```\n"
     )
 

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from astrid_dist.errors import ConfigError, StorageError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SPOOL = "tracking/waiting.json"
 #: Longest text that MLflow keeps as a parameter.
 LONGEST = 6000
+#: So that MLflow's pages show runs and models first, not traces and prompts.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class TrackingError(StorageError):
@@ -37,6 +40,9 @@ def tracking_uri(asked: str | None, output: Location) -> str:
         The output is a bucket, where no data base can lie, and nothing was asked for.
     """
     if asked or (asked := os.environ.get("MLFLOW_TRACKING_URI")):
+        before, relative, path = asked.partition("sqlite:///")
+        if relative and not before:  # workers stand in other folders
+            return f"sqlite:///{Path(path).absolute()}"
         return asked
     if output.path is None:
         raise ConfigError(
@@ -89,7 +95,9 @@ def start_run(uri: str, experiment: str, name: str, artifacts: Location) -> str:
             number = str(found.experiment_id)
         else:
             own = uri.startswith("sqlite")  # a server has its own place for them
-            number = client.create_experiment(experiment, artifact_location=str(artifacts) if own else None)
+            number = client.create_experiment(
+                experiment, artifact_location=str(artifacts) if own else None, tags=_KIND
+            )
         return str(client.create_run(number, run_name=name).info.run_id)
 
 

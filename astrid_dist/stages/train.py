@@ -114,7 +114,12 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         name = f"{settings.survey or 'all'}-{digest[:12]}"
         if not record:
             where = Location.parse(settings.artifacts) if settings.artifacts else beside / "mlflow-artifacts"
-            record = {"digest": digest, "name": name, "run": start_run(uri, settings.experiment, name, where)}
+            shown = output.key.rpartition("/")[2] or name
+            record = {
+                "digest": digest,
+                "name": name,
+                "run": start_run(uri, settings.experiment, shown, where),
+            }
             objects.put(RUN, _json(record))
         work = replace(work, run=record["run"])
         tracker = Tracker(uri, record["run"], output)

@@ -26,16 +26,17 @@ class Data:
 def chosen_groups(
     samples: str | list[str], validation: list[str], survey: str | None
 ) -> tuple[list[str], list[str], list[str]]:
-    """Groups to train, validate and test on."""
+    """Groups to train, validate and test on, by whole URLs: workers stand in other folders."""
     named = [samples] if isinstance(samples, str) else samples
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for source in named:
         url, _, group = source.partition("#")
-        for one in [group] if group else group_names(Location.parse(url)):
+        location = Location.parse(url)
+        for one in [group] if group else group_names(location):
             of_survey, _, split = one.partition("/")
             if survey in (None, of_survey) and (group or split in splits):
-                splits["train" if group else split].append(f"{url}#{one}")
-    found = validation or splits["val"]
+                splits["train" if group else split].append(f"{location}#{one}")
+    found = [_whole(one) for one in validation] or splits["val"]
     of = f" of {survey}" if survey else ""
     for what, there in (("train", splits["train"]), ("val", found)):
         if not there:
@@ -45,6 +46,11 @@ def chosen_groups(
     if both := sorted(set(splits["train"]) & set(found)):
         raise InputError(f"{', '.join(both)}: trained on and validated on, which would tell nothing")
     return splits["train"], found, splits["test"]
+
+
+def _whole(source: str) -> str:
+    url, mark, group = source.partition("#")
+    return f"{Location.parse(url)}{mark}{group}"
 
 
 def open_data(

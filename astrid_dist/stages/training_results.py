@@ -1,5 +1,6 @@
 """What a finished training leaves in MLflow: figures, numbers, a named model, and what to read first."""
 
+import getpass
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,9 @@ def announce(settings: "Settings", model: "UNet", data: Data, tracker: "Tracker"
     """Say what is trained on what, and how."""
     from astrid_dist.learning.composition import composition, digests
 
-    tracker.describe(settings.model_dump(mode="json"), code_version())
+    source = {"mlflow.source.name": "astrid run jobs/train.yaml", "mlflow.source.type": "JOB"}
+    tags = {**code_version(), **source, "mlflow.user": _user()}
+    tracker.describe(settings.model_dump(mode="json"), tags)
     for context, catalogue in _contexts(data).items():
         tracker.datasets(context, digests(catalogue), composition(catalogue))
     tracker.note(_note(settings, model, data))
@@ -61,7 +64,7 @@ def publish(
     number = register(work.tracking, record["run"], model, name, tags)
     verdict = promote(work.tracking, name, number, settings.metric, record["best"], digest, value)
     what = f"the model of {settings.survey}" if settings.survey else "the base, of all surveys"
-    told = model_note(name, found["validation"], tracker.page(), digest)
+    told = model_note(f"{name}/{number}", found["validation"], digest)
     tracker.model_note(name, number, told, f"U-Net of AstrID Dist: {what}")
     tracker.note(_note(settings, model, data, found, str(verdict)))
     tracker.finish()
@@ -81,6 +84,13 @@ def code_version() -> dict[str, str]:
     if done.returncode == 0:
         found["mlflow.source.git.commit"] = done.stdout.strip()
     return found
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without a name for its user
+        return "unknown"
 
 
 def _contexts(data: Data) -> "dict[str, Catalogue]":

@@ -77,8 +77,8 @@ def test_a_page_says_on_what_how_and_how_well() -> None:
     found = {"auc": 0.98765, "recall_transient": 0.75, "precision": float("nan")}
     text = run_note(settings(), 97000, GROUPS, COUNTS, {"validation": found}, "astrid version 1 is champion")
     assert text.startswith("**astrid version 1 is champion**")
-    assert "| training | 90 samples, 2 made for each real one: ztf/train of file:///s.zarr |" in text
-    assert "| validation | 9 samples, all made: ztf/val" in text
+    assert "| trained on | 90 samples, 2 made for each real one: ztf/train of file:///s.zarr |" in text
+    assert "| validated on | 9 samples, all made: ztf/val" in text
     assert "a new small model (0.097 million weights); at most 3 epochs, batches of 32 on 2 workers" in text
     assert "augmented by flip, noise" in text
     assert "| on validation samples | AUC 0.9877 |" in text
@@ -98,8 +98,6 @@ def test_a_page_of_a_run_that_goes_on_says_so() -> None:
 
 
 def test_a_model_says_how_it_is_used() -> None:
-    text = model_note("astrid-ztf", {"auc": 0.9, "position_px": 0.12}, "run 7", "abc")
-    assert text.startswith(
-        "AUC 0.9000, places within 0.12 px (median) on the validation samples `abc`. run 7"
-    )
-    assert "models:/astrid-ztf@champion" in text
+    text = model_note("astrid-ztf/3", {"auc": 0.9, "position_px": 0.12}, "abc")
+    assert text.startswith("AUC 0.9000, places within 0.12 px (median) on the validation samples `abc`.")
+    assert "models:/astrid-ztf/3" in text

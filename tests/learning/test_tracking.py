@@ -191,6 +191,9 @@ def test_where_runs_are_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     there, bucket = Location.parse(tmp_path), Location.parse("s3://bucket/runs")
     assert tracking_uri(None, there) == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracking_uri("http://server", bucket) == "http://server"
+    monkeypatch.chdir(tmp_path)  # workers stand elsewhere
+    assert tracking_uri("sqlite:///runs/mlflow.db", bucket) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert tracking_uri("sqlite:////data/mlflow.db", bucket) == "sqlite:////data/mlflow.db"
     with pytest.raises(ConfigError, match=r"is no folder.*give tracking"):
         tracking_uri(None, bucket)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
