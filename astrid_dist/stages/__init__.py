@@ -19,7 +19,7 @@ Every stage module offers
 ``finalise(plan)``
     after the last key: tables, scalars, counts; on the driver. Returns digests of the shards it wrote.
 
-A stage that has no shards (``train``, on Ray) offers instead of all but ``Settings``
+A stage that has no shards (``train`` and ``tune``, on Ray) offers instead of all but ``Settings``
 
 ``run(settings)``
     does everything, says what it made, and run again goes on where it was stopped.
@@ -33,7 +33,7 @@ from astrid_dist.errors import ConfigError
 #: Stage name -> module; imported only when asked for.
 STAGES = {
     name: f"astrid_dist.stages.{name}"
-    for name in ("mock", "ingest", "reference", "difference", "detect", "inject", "train", "ensemble")
+    for name in ("mock", "ingest", "reference", "difference", "detect", "inject", "train", "tune", "ensemble")
 }
 
 
