@@ -65,9 +65,10 @@ def settings(groups: list[str], output: Path, **changes: Any) -> Settings:
 
 
 def said(one: Settings) -> list[str]:
+    """The last lines: where the model is, its place, its page."""
     lines: list[str] = []
     run(one, lines.append)
-    return lines
+    return lines[-3:]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,21 @@ def test_its_page_tells_on_what_how_and_how_well(first: list[str], folder: Path)
     assert found.data.metrics["best_auc"] == pytest.approx(record["best"], abs=1e-3)
     assert found.data.tags["astrid_dist"]
     names = {one.path for one in client(folder).list_artifacts(record["run"], "figures")}
-    assert names == {f"figures/{n}.png" for n in ("training_curves", "reliability", "confusion")}
+    always = ("training_curves", "reliability", "confusion", "most_wrong", "least_sure")
+    assert names == {f"figures/{name}.png" for name in always}
+    assert found.info.run_name == "first"
+    note = found.data.tags["mlflow.note.content"]
+    assert note.startswith("**astrid version 1 is champion")
+    for said in (
+        "on validation samples | AUC",
+        "256 samples, all made",
+        "a new small model",
+        "| transient | 128",
+    ):
+        assert said in note
+    version = client(folder).get_model_version("astrid", "1")
+    assert version.description.startswith(f"AUC {record['best']:.4f}")
+    assert "models:/astrid/1" in version.description
 
 
 def test_the_same_command_again_does_nothing_twice(
