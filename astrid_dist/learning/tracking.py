@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 SPOOL = "tracking/waiting.json"
 #: Longest text that MLflow keeps as a parameter.
 LONGEST = 6000
-#: So that MLflow's pages show runs and models first, not traces and prompts.
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class TrackingError(StorageError):
@@ -95,9 +93,7 @@ def start_run(uri: str, experiment: str, name: str, artifacts: Location) -> str:
             number = str(found.experiment_id)
         else:
             own = uri.startswith("sqlite")  # a server has its own place for them
-            number = client.create_experiment(
-                experiment, artifact_location=str(artifacts) if own else None, tags=_KIND
-            )
+            number = client.create_experiment(experiment, artifact_location=str(artifacts) if own else None)
         return str(client.create_run(number, run_name=name).info.run_id)
 
 
