@@ -32,7 +32,7 @@ def training_curves(
             axes.plot(epochs, values, "o-", color=colour, label=label, markersize=3, linewidth=1.4)
         axes.set_xlabel("epoch")
         axes.set_title(title, fontsize=10)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     legend(panels[0])
     return figure
 
