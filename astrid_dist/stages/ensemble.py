@@ -95,6 +95,7 @@ class Made:
     trees: Trees
     stack: "Stack"
     told: dict[str, Floats]
+    fold: NDArray[np.int64]
     scores: dict[str, dict[str, float]]
     importances: tuple[Floats, Floats]
 
@@ -205,7 +206,7 @@ def read_examples(settings: Settings, unet: "UNet") -> Examples:
 def make(examples: Examples, settings: Settings) -> Made:
     """Trees and stack of all examples, and what those of other folds tell of each."""
     from astrid_dist.learning.ensemble import fit_stack, logit
-    from astrid_dist.learning.out_of_fold import folds_of, grow_folds, importances, predicted, scores
+    from astrid_dist.learning.out_of_fold import folds_of, grow_folds, importances, predicted
     from astrid_dist.learning.trees import class_weights, grow
 
     real, matrix = examples.real, examples.matrix
@@ -220,15 +221,36 @@ def make(examples: Examples, settings: Settings) -> Made:
         )
     strength = np.abs(examples.table["snr"]).astype(np.float64)
     told = dict(zip(TELLERS, (strength, trees, unet, stacked), strict=True))
-    both = np.isfinite(unet) & np.isfinite(trees)
     weight = class_weights(real, settings.prior)
     return Made(
         grow(matrix, real, weight, settings.trees),
         fit_stack(unet, trees, real, settings.prior),
         told,
-        {name: scores(real[both], score[both]) for name, score in told.items()},
+        fold,
+        mean_scores(real, told, fold),
         importances(fitted, matrix, real, settings.repeats, settings.seed),
     )
+
+
+def mean_scores(
+    real: NDArray[np.bool_], told: dict[str, Floats], fold: NDArray[np.int64]
+) -> dict[str, dict[str, float]]:
+    """Scores of each teller, of the candidates that all say something of; the mean over folds.
+
+    Folds have stacks of their own, whose scores are not on one scale: pooled they would look worse than each
+    is (Forman & Scholz 2010).
+    """
+    from astrid_dist.learning.out_of_fold import scores
+
+    known = np.all([np.isfinite(score) for score in told.values()], axis=0)
+    parts = [rows for one in np.unique(fold) if 0 < real[rows := known & (fold == one)].sum() < rows.sum()]
+    if not parts:
+        raise InputError("no fold has real and bogus candidates with p_unet: use more candidates")
+    found = {}
+    for name, score in told.items():
+        each = [scores(real[rows], score[rows]) for rows in parts]
+        found[name] = {metric: float(np.mean([one[metric] for one in each])) for metric in each[0]}
+    return found
 
 
 def _publish(
@@ -244,7 +266,6 @@ def _publish(
     from astrid_dist.figures.ensemble import importances, passing
     from astrid_dist.learning.ensemble import Ensemble
     from astrid_dist.learning.model_file import weights_digest
-    from astrid_dist.learning.out_of_fold import auc
     from astrid_dist.learning.registry import load_ensemble, promote, register
     from astrid_dist.learning.tracking import Tracker, client_of, mlflow_errors
 
@@ -254,7 +275,7 @@ def _publish(
         if weights_digest(other.unet) != weights:
             raise InputError("it has another U-Net: detect with it, and make an ensemble of that")
         told = other.real(examples.p_unet, examples.table)["p_real"].astype(np.float64)
-        return auc(examples.real, np.nan_to_num(told, nan=0.5))
+        return mean_scores(examples.real, made.told | {"other": told}, made.fold)["other"]["auc"]
 
     tracker = Tracker(uri, run_id, output)
     tags = {"data": examples.digest, "weights": weights, "ensemble": ensemble.digest}
