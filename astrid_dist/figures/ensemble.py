@@ -24,7 +24,7 @@ def passing(real: ArrayLike, tellers: Mapping[str, ArrayLike]) -> "Figure":
     axes.set(xlabel="share of the real that pass", ylabel="share of the bogus that pass", xlim=(0.5, 1.005))
     axes.set_yscale("log")
     axes.set_ylim(max(0.5 / max((~truth).sum(), 1), 1e-6), 1.1)
-    legend(axes, loc="upper left")
+    legend(axes, loc="center left")
     return figure
 
 

@@ -288,10 +288,12 @@ def _publish(
     with mlflow_errors(uri):
         client_of(uri).log_text(run_id, _importance_table(made), "importances.csv")
         client_of(uri).log_dict(run_id, made.scores, "scores.json")
+    # One curve needs one scale: the three numbers of the stack of all, on what folds told.
+    shown = made.told | {"stack": made.stack.logit(made.told["U-Net"], made.told["trees"])}
     both = np.isfinite(made.told["U-Net"]) & np.isfinite(made.told["trees"])
     tracker.figures(
         {
-            "passing": passing(examples.real[both], {t: s[both] for t, s in made.told.items()}),
+            "passing": passing(examples.real[both], {t: s[both] for t, s in shown.items()}),
             "importances": importances(FEATURES, *made.importances),
         }
     )
