@@ -221,6 +221,7 @@ def start_ray(
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
             f"no Ray at {address or os.environ.get('RAY_ADDRESS') or 'this machine'} "
-            f"({type(error).__name__}: {error}): does it run, and is it of the same version as here?"
+            f"({type(error).__name__}: {error}): does it run, is it of the same version as here, and "
+            "does it ask for a token (then set RAY_AUTH_MODE=token)?"
         ) from error
     return True

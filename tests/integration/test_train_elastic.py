@@ -20,20 +20,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 DRIVER = """
 import sys, ray
 from astrid_dist.stages.train import Settings, run
-ray.init(num_cpus=int(sys.argv[1]), include_dashboard=False)
+ray.init("local", num_cpus=int(sys.argv[1]), include_dashboard=False)
 run(Settings.model_validate_json(sys.argv[2]))
 """
 
 
-def driver(cores: int, asked: dict[str, Any]) -> "subprocess.Popen[bytes]":
+def driver(cores: int, asked: dict[str, Any], log: Path) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(cores), json.dumps(asked)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=environment,
-    )
+    command = [sys.executable, "-c", DRIVER, str(cores), json.dumps(asked)]
+    with log.open("wb") as said:
+        return subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
 
 
 def states(output: Path) -> list[dict[str, Any]]:
@@ -55,9 +53,11 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path, before: in
         "batch": 16,
         "rate": 1e-2,
     }
-    first = driver(before, asked)
+    log = tmp_path / "log"
+    first = driver(before, asked, log)
     while not list((tmp_path / "run").glob("ray/*/checkpoint_*/state.pt")) and first.poll() is None:
         time.sleep(0.02)
+    assert first.poll() is None, log.read_text()[-3000:]
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     kept = states(tmp_path / "run")
@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path, before: in
     done = len(kept[-1]["history"])
     assert 1 <= done < 4
 
-    assert driver(after, asked).wait() == 0
+    assert driver(after, asked, log).wait() == 0, log.read_text()[-3000:]
     last = states(tmp_path / "run")[-1]
     assert last["loader"]["ranks"] == after
     record = json.loads((tmp_path / "run" / "run.json").read_text())
