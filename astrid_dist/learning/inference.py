@@ -31,8 +31,8 @@ Float32 = NDArray[np.float32]
 #: Name of a map -> classes of which it is the largest probability.
 Maps = Mapping[str, Sequence[str]]
 
-#: Side of a tile without its halo, pixels: so large that the halo costs little, see `bytes_of`.
-TILE = 1024
+#: Rows and columns of a tile without its halo: as wide as a shard and so large that the halo costs little.
+TILE = (1024, 2048)
 #: Sides tried where only candidates are asked for.
 _SMALL_TILES = (32, 128, 512)
 #: A map for each class, and the two that tell real from bogus.
@@ -115,7 +115,7 @@ def predict_image(
         As the model's, without the dimension of images; `codes_of` gives the first two.
     tile, halo : int, optional
         Pixels of a tile's side, and around it. Default: `TILE`, or less where only candidates are asked for,
-        and what `halo_of` says.
+        and what `halo_of` says. Memory grows with tiles, see `bytes_of`.
     batch : int
         Tiles seen at once; those of one shape.
     device : str, optional
@@ -147,14 +147,14 @@ def predict_image(
         raise InputError(
             f"at holds {np.count_nonzero(~np.isfinite(places).all(1))} places that are not finite"
         )
-    if tile is None:
-        tile = TILE if maps else _cheapest(places, region, halo)
-    if tile < 1 or halo < 0 or batch < 1:
-        raise InputError(f"tile {tile} and batch {batch} must be at least 1, halo {halo} at least 0")
+    usual = TILE if maps else _cheapest(places, region, halo)
+    sides = usual if tile is None else (tile, tile)
+    if min(sides) < 1 or halo < 0 or batch < 1:
+        raise InputError(f"tile {sides} and batch {batch} must be at least 1, halo {halo} at least 0")
     told = _Answers(model, image, maps, region, len(places))
     told.condition(band, survey, days, seen)
-    owner = _owners(places, region, tile)
-    boxes = [box for box in _tiles(region, tile) if maps or box in owner]
+    owner = _owners(places, region, sides)
+    boxes = [box for box in _tiles(region, sides) if maps or box in owner]
     for some in _batches(boxes, whole, halo, model.config.stride, batch):
         told.add(some, [owner.get(core, _NONE) for core, _ in some], places, precision)
     return told.prediction()
@@ -205,9 +205,10 @@ def halo_of(config: UNetConfig) -> int:
     return -(-reach_of(config) // config.stride) * config.stride
 
 
-def bytes_of(config: UNetConfig, visits: int = 1, tile: int = TILE) -> int:
+def bytes_of(config: UNetConfig, visits: int = 1, tile: tuple[int, int] = TILE) -> int:
     """Memory that a tile takes while it is seen: inputs, and some copies of the finest features, float32."""
-    return visits * (tile + 2 * halo_of(config)) ** 2 * 4 * (6 * config.widths[0] + 60)
+    pixels = prod(side + 2 * halo_of(config) for side in tile)
+    return visits * pixels * 4 * (6 * config.widths[0] + 60)
 
 
 def proposals(probability: Float32, threshold: float = 0.5, radius: int = 4) -> NDArray[np.int64]:
@@ -307,10 +308,11 @@ class _Answers:
             for i, (core, window) in enumerate(some):
                 part = found.segmentation[i][(..., *core.within(window))]
                 for number, members in enumerate(self.members):
-                    highest = part[:, members].amax(1).sigmoid()
-                    self.segmentation[(slice(None), number, *core.within(self.region))] = (
-                        highest.cpu().numpy()
-                    )
+                    highest = part[:, members[0]]
+                    for other in members[1:]:
+                        highest = torch.maximum(highest, part[:, other])
+                    place = (slice(None), number, *core.within(self.region))
+                    self.segmentation[place] = highest.sigmoid().cpu().numpy()
         own = np.concatenate(list(rows))
         self.logits[own] = found.real.cpu().numpy()
         self.classes[own] = found.classes.softmax(1).cpu().numpy()
@@ -331,29 +333,30 @@ class _Answers:
         )
 
 
-def _tiles(region: Box, tile: int) -> Iterator[Box]:
-    for y in range(region.y0, region.y1, tile):
-        for x in range(region.x0, region.x1, tile):
-            yield Box(y, min(y + tile, region.y1), x, min(x + tile, region.x1))
+def _tiles(region: Box, sides: tuple[int, int]) -> Iterator[Box]:
+    """Tiles of so many rows and columns, the last ones smaller."""
+    for y in range(region.y0, region.y1, sides[0]):
+        for x in range(region.x0, region.x1, sides[1]):
+            yield Box(y, min(y + sides[0], region.y1), x, min(x + sides[1], region.x1))
 
 
-def _owners(places: NDArray[np.float64], region: Box, tile: int) -> dict[Box, NDArray[np.int64]]:
+def _owners(places: NDArray[np.float64], region: Box, sides: tuple[int, int]) -> dict[Box, NDArray[np.int64]]:
     """Which candidates lie in which tile."""
     x = np.clip(np.rint(places[:, 0]), region.x0, region.x1 - 1).astype(np.int64) - region.x0
     y = np.clip(np.rint(places[:, 1]), region.y0, region.y1 - 1).astype(np.int64) - region.y0
-    across = -(-region.shape[1] // tile)
-    number = y // tile * across + x // tile
-    boxes = list(_tiles(region, tile)) if len(places) else []
+    across = -(-region.shape[1] // sides[1])
+    number = y // sides[0] * across + x // sides[1]
+    boxes = list(_tiles(region, sides)) if len(places) else []
     return {boxes[one]: np.flatnonzero(number == one) for one in np.unique(number)}
 
 
-def _cheapest(places: NDArray[np.float64], region: Box, halo: int) -> int:
-    """Side of tiles by which the fewest pixels are seen where only candidates matter."""
+def _cheapest(places: NDArray[np.float64], region: Box, halo: int) -> tuple[int, int]:
+    """Sides of tiles by which the fewest pixels are seen where only candidates matter."""
 
-    def cost(tile: int) -> int:
-        return sum(prod(side + 2 * halo for side in box.shape) for box in _owners(places, region, tile))
+    def cost(sides: tuple[int, int]) -> int:
+        return sum(prod(side + 2 * halo for side in box.shape) for box in _owners(places, region, sides))
 
-    return min((*_SMALL_TILES, TILE), key=cost)
+    return min([*((side, side) for side in _SMALL_TILES), TILE], key=cost)
 
 
 def _batches(
