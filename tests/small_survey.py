@@ -30,8 +30,8 @@ def small_survey(
 ) -> SmallSurvey:
     """Make it once per process; stars, galaxies and noise, cosmic rays, and nothing that changes.
 
-    `changing` supernovae and as many variable stars are there where asked for. `profile` names the survey that
-    it is to look like; a generic telescope where left out.
+    `changing` supernovae and as many variable stars are there where asked for. `profile` names the survey
+    that it is to look like; a generic telescope where left out.
     """
     folder = Path(mkdtemp(prefix="small-survey-"))
     made = SmallSurvey(
