@@ -3,7 +3,6 @@
 A run is its name and its storage: run again with both, it goes on from its last checkpoint.
 """
 
-import logging
 import os
 import sys
 import tempfile
@@ -89,7 +88,14 @@ def fit(
         What a worker raised.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
 
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
@@ -112,6 +118,7 @@ def fit(
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
+                logging_config=LoggingConfig(log_level="WARNING"),  # an epoch is one line
             ),
         )
         try:
@@ -138,7 +145,6 @@ def train_worker(given: dict[str, Any]) -> None:
     rank, ranks = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     torch.set_num_threads(work.threads)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # an epoch is one line
     losses = work.losses
     unused = not all((losses.real, losses.classes, losses.position, losses.flux, losses.segmentation))
     options = {"find_unused_parameters": True} if unused else {}

@@ -79,6 +79,7 @@ def register(uri: str, run: str, model: UNet | Ensemble, name: str, tags: dict[s
                         loader_module="astrid_dist.learning.flavour",
                         data_path=str(parts),
                         signature=_signature(),
+                        input_example=_example(),
                         pip_requirements=["astrid-dist[train]"],
                         registered_model_name=name,
                     )
@@ -185,7 +186,13 @@ def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> 
         return read_ensemble(content, model)
     from mlflow.exceptions import MlflowException
 
-    client, found = client_of(uri), _version(uri, model, fallback)
+    try:
+        found = _version(uri, model)
+    except ConfigError:
+        if fallback is None:
+            raise
+        return _load(uri, fallback, None, wanted)
+    client = client_of(uri)
     where = f"{found.name} version {found.version}"
     try:
         source = client.get_model_version_download_uri(found.name, found.version)
@@ -202,12 +209,17 @@ def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> 
 
 
 def find(uri: str, model: str, fallback: str | None = None) -> str:
-    """``NAME/version`` that a name of the registry means now; parameters and errors as of `load`."""
-    found = _version(uri, model, fallback)
+    """``NAME/version`` that a name of the registry means now, or else the name `fallback`; as `load`."""
+    try:
+        found = _version(uri, model)
+    except ConfigError:
+        if fallback is None:
+            raise
+        found = _version(uri, fallback)
     return f"{found.name}/{found.version}"
 
 
-def _version(uri: str, model: str, fallback: str | None) -> Any:
+def _version(uri: str, model: str) -> Any:
     """The version that a name of the registry means."""
     client = client_of(uri)
     name, at, alias = model.removeprefix("models:/").partition("@")
@@ -217,13 +229,11 @@ def _version(uri: str, model: str, fallback: str | None) -> Any:
             found = next((v for v in _versions(client, name) if str(v.version) == number), None)
         else:
             found = _alias(client, name, alias or CHAMPION)
-    if found is not None:
-        return found
-    if fallback is not None:
-        return _version(uri, fallback, None)
-    raise ConfigError(
-        f"MLflow at {uri} has no model {name!r} {number or alias or CHAMPION}: train it, or name another"
-    )
+    if found is None:
+        raise ConfigError(
+            f"MLflow at {uri} has no model {name!r} {number or alias or CHAMPION}: train it, or name another"
+        )
+    return found
 
 
 def _versions(client: "MlflowClient", name: str) -> list[Any]:
@@ -240,6 +250,16 @@ def _alias(client: "MlflowClient", name: str, alias: str) -> Any:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def _example() -> Any:
+    """One small stamp of noise, which MLflow keeps to show what goes in."""
+    import numpy as np
+
+    from astrid_dist.learning.candidates import PLANES
+
+    noise = np.random.default_rng(1).normal(size=(1, 1, len(PLANES), 15, 15))
+    return noise.round(2).astype(np.float32)
 
 
 def _signature() -> Any:
