@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 #: Settings that may change when a run goes on: they say who does it, not what is done.
-BESIDE = ("workers", "threads", "failures", "tracking", "artifacts")
+BESIDE = ("workers", "threads", "compile", "failures", "tracking", "artifacts")
 
 
 class Settings(TrainConfig):
