@@ -53,9 +53,10 @@ class RayEngine:
         self.window = window or _SMALLEST_WINDOW
         self._fixed_window = window is not None
         self._needs = {"CPU": num_cpus, "GPU": num_gpus, "memory": float(memory_bytes or 0)}
-        self._remote: Any = ray.remote(
-            num_cpus=num_cpus, num_gpus=num_gpus, memory=memory_bytes, max_retries=0
-        )(_call)
+        options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": 0}
+        if memory_bytes:
+            options["memory"] = memory_bytes
+        self._remote: Any = ray.remote(**options)(_call)
         self._worker_timeout_s = worker_timeout_s
         self._live: dict[int, tuple[str, Any]] = {}
         self._ended: SimpleQueue[tuple[int, Any]] = SimpleQueue()

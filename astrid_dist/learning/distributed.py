@@ -4,8 +4,8 @@ A run is its name and its storage: run again with both, it goes on from its last
 """
 
 import os
-import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from astrid_dist.learning.loading import Loader
 from astrid_dist.learning.losses import LossConfig
 from astrid_dist.learning.model_file import read_model
 from astrid_dist.learning.sampling import Sampling
+from astrid_dist.learning.screen import screen, tell
 from astrid_dist.learning.settings import TrainConfig
 from astrid_dist.learning.tracking import Tracker
 from astrid_dist.learning.training import Trainer
@@ -62,7 +63,13 @@ class Work:
 
 
 def fit(
-    work: Work, name: str, workers: int | tuple[int, int], *, gpu: bool = False, failures: int = 3
+    work: Work,
+    name: str,
+    workers: int | tuple[int, int],
+    *,
+    gpu: bool = False,
+    failures: int = 3,
+    say: Callable[[str], None] = print,
 ) -> bytes:
     """Train to the end and return the last state, as `Trainer.state_bytes` writes it.
 
@@ -77,6 +84,8 @@ def fit(
         One for each worker, which then talk by NCCL; else cores, and gloo.
     failures : int
         How often workers may be lost.
+    say : callable
+        Is handed a line for each epoch.
 
     Raises
     ------
@@ -88,45 +97,38 @@ def fit(
         What a worker raised.
     """
     import ray
-    from ray.train import (
-        CheckpointConfig,
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
     path, filesystem = storage(work.output / "ray")
     # as many cores as asked for: the workers of this machine are processes, not places
-    started = start_ray(cores=max(most * work.threads, os.cpu_count() or 1))
+    started = start_ray(cores=max(most * work.threads, os.cpu_count() or 1), log_to_driver=False)
     try:
         _check_room(least, work.threads, gpu)
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"work": work},
-            scaling_config=ScalingConfig(
-                num_workers=workers,  # type: ignore[arg-type]
-                use_gpu=gpu,
-                resources_per_worker={"CPU": work.threads, **({"GPU": 1} if gpu else {})},
-            ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=FailureConfig(max_failures=failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                logging_config=LoggingConfig(log_level="WARNING"),  # an epoch is one line
-            ),
-        )
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
+        with screen(say) as lines:
+            trainer = TorchTrainer(
+                train_worker,
+                train_loop_config={"work": work, "lines": lines},
+                scaling_config=ScalingConfig(
+                    num_workers=workers,  # type: ignore[arg-type]
+                    use_gpu=gpu,
+                    resources_per_worker={"CPU": work.threads, **({"GPU": 1} if gpu else {})},
+                ),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=path,
+                    storage_filesystem=filesystem,
+                    failure_config=FailureConfig(max_failures=failures),
+                    checkpoint_config=CheckpointConfig(num_to_keep=2),
+                ),
+            )
+            try:
+                result = trainer.fit()
+            except TrainingFailedError as error:
+                raise _cause(error) from error
         if result.checkpoint is None:
-            raise TaskError(f"{work.output}: Ray kept no checkpoint; see its log above")
+            raise TaskError(f"{work.output}: Ray kept no checkpoint; see its logs in /tmp/ray")
         with result.checkpoint.as_directory() as folder:
             return (Path(folder) / STATE).read_bytes()
     finally:
@@ -141,6 +143,7 @@ def train_worker(given: dict[str, Any]) -> None:
     from ray import train
 
     work: Work = given["work"]
+    lines = given["lines"]
     context = train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -159,6 +162,8 @@ def train_worker(given: dict[str, Any]) -> None:
     if (kept := train.get_checkpoint()) is not None:
         with kept.as_directory() as folder:
             trainer.load_state((Path(folder) / STATE).read_bytes(), kept.path)
+        if rank == 0:
+            tell(lines, f"goes on after step {trainer.step}, in epoch {trainer.loader.epoch + 1}")
     tracker = Tracker(work.tracking, work.run, work.output) if rank == 0 else None
     usage = Usage(device)
     for moment in trainer.run():
@@ -171,15 +176,9 @@ def train_worker(given: dict[str, Any]) -> None:
             (Path(folder) / STATE).write_bytes(trainer.state_bytes())
             train.report(said, checkpoint=train.Checkpoint.from_directory(folder))
         if moment.metrics is not None:
-            _say(_line(moment.metrics))
+            tell(lines, _line(moment.metrics))
             if not tracker.epoch({**moment.metrics, **used}):
-                _say(f"MLflow at {work.tracking} does not answer: {tracker.waiting} epochs wait")
-
-
-def _say(line: str) -> None:
-    """On the driver's screen; Ray's own print would say it twice."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+                tell(lines, f"MLflow at {work.tracking} does not answer: {tracker.waiting} epochs wait")
 
 
 def _line(metrics: dict[str, float]) -> str:

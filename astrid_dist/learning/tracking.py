@@ -5,6 +5,7 @@ What cannot be sent is kept as a small object beside the output, and sent before
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -75,6 +76,7 @@ def client_of(uri: str) -> "MlflowClient":
         os.environ.setdefault(name, "when_required")  # R2 knows no others
     from mlflow import MlflowClient
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # tables that it makes are its own affair
     return MlflowClient(uri, uri)
 
 

@@ -127,7 +127,7 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
             if "history" not in record:
                 if absent := absent_classes(data.train):
                     say(absent)
-                record |= _train(settings, work, data, tracker, name)
+                record |= _train(settings, work, data, tracker, name, say)
                 objects.put(RUN, _json(record))
             lease.check()
             record["registered"] = publish(settings, work, data, tracker, record)
@@ -195,16 +195,17 @@ def _model(settings: Settings, data: Data, uri: str) -> "UNet":
     )
 
 
-def _train(settings: Settings, work: "Work", data: Data, tracker: Any, name: str) -> dict[str, Any]:
+def _train(
+    settings: Settings, work: "Work", data: Data, tracker: Any, name: str, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Train and write the model; what the record gets."""
     from astrid_dist.learning.distributed import fit
     from astrid_dist.learning.model_file import model_bytes, read_model
     from astrid_dist.learning.training import read_state
 
     announce(settings, read_model(work.model, "the model to begin with"), data, tracker)
-    state = read_state(
-        fit(work, name, settings.workers, gpu=settings.gpu, failures=settings.failures), str(work.output)
-    )
+    last = fit(work, name, settings.workers, gpu=settings.gpu, failures=settings.failures, say=say)
+    state = read_state(last, str(work.output))
     if state["best_value"] is None:
         raise InputError(
             f"{work.output}: in no epoch is the {settings.metric} of validation a number: lower `rate`, or"
