@@ -236,8 +236,11 @@ def proposals(probability: Float32, threshold: float = 0.5, radius: int = 4) -> 
     value = height[0, 0, found[:, 0], found[:, 1]].numpy()
     places = found.numpy()[np.lexsort((found[:, 1], found[:, 0], -value))]
     kept: list[NDArray[np.int64]] = []
+    taken = np.zeros(probability.shape, bool)
     for place in places:  # equal neighbours: the first stays
-        if all(np.abs(place - other).max() > radius for other in kept):
+        y, x = place
+        if not taken[y, x]:
+            taken[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1] = True
             kept.append(place)
     return np.array(kept, np.int64).reshape(-1, 2)[:, ::-1]
 
