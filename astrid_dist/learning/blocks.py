@@ -27,17 +27,25 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
     return nn.GroupNorm(groups, channels)
 
 
+def convolution(inside: int, outside: int) -> nn.Conv2d:
+    """3×3; beyond the border the image goes on as at it.
+
+    Zeros would tell how far the border is: a model that was trained on stamps would then know nothing else.
+    """
+    return nn.Conv2d(inside, outside, 3, padding=1, padding_mode="replicate")
+
+
 class Block(nn.Module):
     """Two 3×3 convolutions with a way past them; the condition scales and shifts the middle (FiLM)."""
 
     def __init__(self, inside: int, outside: int, condition: int, norm: str, dropout: float) -> None:
         super().__init__()
         self.norm1 = norm_layer(norm, inside)
-        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.conv1 = convolution(inside, outside)
         self.norm2 = norm_layer(norm, outside)
         self.film = nn.Linear(condition, 2 * outside)
         self.dropout = nn.Dropout2d(dropout)  # whole channels, so that neighbouring pixels agree
-        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.conv2 = convolution(outside, outside)
         self.past = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)

@@ -160,6 +160,6 @@ class CandidateHead(nn.Module):
 
 
 def pad_to(x: Tensor, stride: int) -> Tensor:
-    """Rows and columns added below and at the right, up to a multiple of the stride."""
+    """Rows and columns like the last ones added, below and at the right, up to a multiple of the stride."""
     height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % stride, 0, -height % stride))
+    return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")

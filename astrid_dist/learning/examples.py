@@ -1,7 +1,7 @@
 """A batch of training samples as torch tensors: what a network sees, and what it should have said."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,11 @@ class Examples:
     def __getitem__(self, chosen: slice | Tensor) -> "Examples":
         """Some of the samples."""
         return self._each(lambda values: values[chosen])
+
+    def part(self, rows: slice, columns: slice) -> "Examples":
+        """Stamps of fewer pixels; x and y still count from the middle of the whole ones."""
+        cut = (..., rows, columns)
+        return replace(self, pixels=self.pixels[cut], target=self.target[cut])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Examples":
         """On another device."""

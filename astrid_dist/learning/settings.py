@@ -1,7 +1,7 @@
 """How long, how fast and on what a model is trained; without torch, so that any machine checks job files."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,11 @@ class TrainConfig(BaseModel):
     )
     patience: int = Field(default=5, ge=1, description="epochs without a better metric, after which it stops")
     keep_every: int = Field(default=0, ge=0, description="steps between checkpoints within an epoch; 0: none")
+    sides: tuple[Annotated[int, Field(ge=9)], ...] = Field(
+        default=(),
+        description="sides, pixels, of the part of its stamps that a batch is, moved by a few: faster, and "
+        "objects are everywhere on the network's grids; none: whole stamps",
+    )
     seed: int = Field(default=1, ge=0, description="of weights, order, drawing, augmentation and dropout")
 
     def rate_at(self, epoch: float) -> float:

@@ -177,13 +177,34 @@ class Trainer:
         last = done % self.config.accumulate == 0 or done == batches
         alone = nullcontext() if last else getattr(self.wrapped, "no_sync", nullcontext)()
         with alone:
-            total, parts = _losses(self.wrapped, examples.to(self.device, True), self.config, self.losses)
+            examples, at = self._part(examples.to(self.device, True), f"batch {done} of epoch {epoch}")
+            total, parts = loss(_told(self.wrapped, examples, self.config, at), examples, self.losses)
             (total / together).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": total.detach(), **parts}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         if last:
             self._step(epoch + done / batches)
         return last
+
+    def _part(self, examples: Examples, batch: str) -> tuple[Examples, Tensor | None]:
+        """A part of the stamps, and where their middle is in it; None is the middle.
+
+        A network that pools is not the same at each place of its grids. In stamps an object is always at the
+        same, in an image anywhere, so training moves it.
+        """
+        if not self.config.sides:
+            return examples, None
+        height, width = examples.target.shape[-2:]
+        numbers = np.random.default_rng(int(stream(self.config.seed, f"part of {batch}")))  # of all workers
+        side = min(int(numbers.choice(self.config.sides)), height, width)
+        reach = [min((size - side) // 2, self.model.config.stride // 2) for size in (height, width)]
+        top, left = (
+            (size - side) // 2 + int(numbers.integers(-most, most + 1))
+            for size, most in zip((height, width), reach, strict=True)
+        )
+        at = examples.pixels.new_tensor([0.0, width // 2 - left, height // 2 - top]).repeat(len(examples), 1)
+        at[:, 0] = torch.arange(len(examples), device=at.device)
+        return examples.part(slice(top, top + side), slice(left, left + side)), at
 
     def _step(self, epoch: float) -> None:
         for group in self.optimizer.param_groups:
@@ -260,16 +281,10 @@ def read_state(content: bytes, path: str) -> dict[str, Any]:
     return state
 
 
-def _losses(
-    model: nn.Module, truth: Examples, config: TrainConfig, losses: LossConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    return loss(_told(model, truth, config), truth, losses)
-
-
-def _told(model: nn.Module, truth: Examples, config: TrainConfig) -> Prediction:
+def _told(model: nn.Module, truth: Examples, config: TrainConfig, at: Tensor | None = None) -> Prediction:
     """What the model says, inside in the precision asked for, outside in float32."""
     with torch.autocast(truth.pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        told = model(truth.pixels, truth.seen, truth.days, truth.band, truth.survey)
+        told = model(truth.pixels, truth.seen, truth.days, truth.band, truth.survey, at)
     return Prediction(*(part.float() for part in told))
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from astrid_dist.errors import ConfigError, InputError
-from astrid_dist.learning.blocks import Block, VisitAttention
+from astrid_dist.learning.blocks import Block, VisitAttention, convolution
 from astrid_dist.learning.candidates import NUMBERS, PLANES, CandidateHead, gather, measure, pad_to
 from astrid_dist.taxonomy import CLASSES
 
@@ -138,7 +138,7 @@ class UNet(nn.Module):
         def block(inside: int, outside: int) -> Block:
             return Block(inside, outside, config.condition, config.norm, config.dropout)
 
-        self.enter = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.enter = convolution(inputs, widths[0])
         self.encoder = nn.ModuleList(block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False))
         self.bottom = block(widths[-1], widths[-1])
         self.visits = VisitAttention(widths[-1], config.heads) if config.temporal else None
