@@ -24,7 +24,8 @@ LEARNING: Mapping[str, Any] = {
     "epochs": 8,
     "batch": 64,
     "rate": 4e-3,
-    "augment": ["flip", {"jitter": {"px": 0.5}}, {"crop": {"side": 39}}],
+    "sides": [31, 43],
+    "augment": ["flip", {"jitter": {"px": 0.5}}],
 }
 
 

@@ -250,3 +250,27 @@ def test_metrics_of_batches_are_those_of_the_whole_and_of_scikit_learn() -> None
     assert counts.sum() == 200
     assert (np.diff(mean) > 0).all()
     assert share @ counts == pytest.approx(real.sum())
+
+
+def test_parts_of_stamps_keep_their_middle_at_every_place_of_the_grids(data: tuple[str, str]) -> None:
+    one = trainer(data, FAST.model_copy(update={"sides": (9, 11)}))
+    whole = next(iter(one.loader))
+    middle = whole.pixels.shape[-1] // 2
+    grid = set()
+    for number in range(60):
+        part, at = one._part(whole, f"batch {number}")
+        assert at is not None
+        assert part.pixels.shape[-1] in (9, 11)
+        assert torch.equal(at[:, 0], torch.arange(len(whole), dtype=torch.float32))
+        x, y = int(at[0, 1]), int(at[0, 2])
+        torch.testing.assert_close(part.pixels[..., y, x], whole.pixels[..., middle, middle], equal_nan=True)
+        grid.add((x % one.model.config.stride, y % one.model.config.stride))
+    assert len(grid) == one.model.config.stride**2
+    first, again = (trainer(data, one.config)._part(whole, "batch 1")[1] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_what_was_trained_on_parts_says_the_same_of_whole_stamps(data: tuple[str, str]) -> None:
+    one = trainer(data, FAST.model_copy(update={"epochs": 8, "rate": 3e-2, "sides": (9, 11)}), dropout=0.0)
+    metrics = [moment.metrics for moment in one.run() if moment.metrics]
+    assert metrics[-1]["val_auc"] > 0.95

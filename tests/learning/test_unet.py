@@ -365,3 +365,12 @@ def test_exported_with_any_number_of_stamps() -> None:
     exported = torch.export.export(model, (stamps(3),), dynamic_shapes=({0: batch},)).module()
     for n in (2, 7):
         same(predict(model, stamps(n, seed=n)), exported(stamps(n, seed=n)), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_that_goes_on_beyond_its_border_has_none():
+    torch.manual_seed(3)
+    model = UNet(UNetConfig.named("small")).eval()
+    flat = torch.full((1, 1, 4, 40, 48), 0.7)
+    with torch.no_grad():
+        told = model(flat).segmentation[0, 0]
+    assert torch.allclose(told, told[:, :1, :1].expand_as(told), atol=1e-4)
