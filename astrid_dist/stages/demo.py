@@ -19,9 +19,9 @@ from astrid_dist.store.opening import open_survey
 
 #: Samples made, and how a model is trained on them: minutes on two cores.
 LEARNING: Mapping[str, Any] = {
-    "samples": 8192,
+    "samples": 6144,
     "size": "small",
-    "epochs": 8,
+    "epochs": 6,
     "batch": 64,
     "rate": 4e-3,
     "sides": [31, 43],
