@@ -89,6 +89,7 @@ def rows(settings: Settings, group: int) -> dict[str, np.ndarray]:
         found[one.name] = values.astype(one.dtype)
     kind_classes = np.array([CLASSES.index(name) for name in KINDS.values()])
     found["class"] = kind_classes[found["kind"]]
+    found["label"] = np.clip(found["label"], 0, 1)
     pixels = rng.normal(size=variables("samples")["pixels"].shape(sizes)).astype("f4")
     pixels[..., 0, 0] = np.nan
     found["pixels"] = quantise(pixels)

@@ -200,7 +200,7 @@ def read_ensemble(content: bytes, path: str) -> Ensemble:
             if MODEL in there:
                 return read_parts({n: archive.read(n) for n in PARTS if n in there}, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise InputError(f"{path}: this is no ensemble, or a damaged one; fetch or make it again") from error
+        raise InputError(f"{path}: this is no model, or a damaged one; fetch or make it again") from error
     return Ensemble(read_model(content, path))  # torch's own files are zip files too
 
 

@@ -82,7 +82,7 @@ def run_demo(
         stage(engine, "reference", survey=url["survey"], output=url["reference"], epochs=templates)
         stage(engine, "difference", **pair, output=url["difference"], epochs=search)
         if learning is not None:
-            made = {"samples": learning.get("samples", LEARNING["samples"]), "way": "fast"}
+            made = {"samples": learning.get("samples", LEARNING["samples"]), "way": "fast", "shard_samples": 1024}
             stage(engine, "inject", **pair, **made, known=mock.output, output=url["samples"])
     model: dict[str, Any] = {}
     run = None
