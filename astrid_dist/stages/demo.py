@@ -82,8 +82,9 @@ def run_demo(
         stage(engine, "reference", survey=url["survey"], output=url["reference"], epochs=templates)
         stage(engine, "difference", **pair, output=url["difference"], epochs=search)
         if learning is not None:
-            made = {"samples": learning.get("samples", LEARNING["samples"]), "way": "fast", "shard_samples": 1024}
-            stage(engine, "inject", **pair, **made, known=mock.output, output=url["samples"])
+            number = learning.get("samples", LEARNING["samples"])
+            made = {"samples": number, "shard_samples": 1024, "way": "fast", "known": mock.output}
+            stage(engine, "inject", **pair, **made, output=url["samples"])
     model: dict[str, Any] = {}
     run = None
     if learning is not None:  # Dask has given its cores back: Ray takes them
