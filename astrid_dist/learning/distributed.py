@@ -105,7 +105,7 @@ def fit(
     # as many cores as asked for: the workers of this machine are processes, not places
     started = start_ray(cores=max(most * work.threads, os.cpu_count() or 1), log_to_driver=False)
     try:
-        _check_room(least, work.threads, gpu)
+        check_room(least, work.threads, gpu)
         with screen(say) as lines:
             trainer = TorchTrainer(
                 train_worker,
@@ -216,7 +216,7 @@ def storage(location: Location) -> tuple[str, Any]:
     return f"{location.bucket}/{location.key}", PyFileSystem(FSSpecHandler(found))
 
 
-def _check_room(workers: int, threads: int, gpu: bool) -> None:
+def check_room(workers: int, threads: int, gpu: bool) -> None:
     import ray
 
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -104,8 +104,8 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
     uri = tracking_uri(settings.tracking, beside)
     with Lease(output.sibling(".ledger"), "train") as lease:
-        work, data = _prepared(settings, output, uri)
-        digest, objects = _digest(settings, data), output.objects()
+        work, data = prepared(settings, output, uri)
+        digest, objects = run_digest(settings, data), output.objects()
         record: dict[str, Any] = json.loads(objects.get(RUN) or b"{}")
         if record and record["digest"] != digest:
             raise ResumeConflictError(
@@ -137,7 +137,7 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         say(f"MLflow: {tracker.page()}")
 
 
-def _prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Data]":
+def prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Data]":
     """Everything checked before anything is begun."""
     from astrid_dist.learning.distributed import Work
     from astrid_dist.learning.losses import LossConfig
@@ -217,7 +217,7 @@ def _train(
     return {"history": state["history"], "best": state["best_value"]}
 
 
-def _digest(settings: Settings, data: Data) -> str:
+def run_digest(settings: Settings, data: Data) -> str:
     """Of all that the result follows from."""
     said = settings.model_dump(mode="json", exclude=set(BESIDE))
     parts = [said, data_digest(data.train), data_digest(data.validation)]

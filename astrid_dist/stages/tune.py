@@ -106,8 +106,8 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
     uri = tracking_uri(settings.tracking, beside)
     with Lease(output.sibling(".ledger"), "tune") as lease:
-        _, data = train._prepared(settings.trial(0), output, uri)
-        digest = train._digest(settings, data)
+        _, data = train.prepared(settings.trial(0), output, uri)
+        digest = train.run_digest(settings, data)
         record: dict[str, Any] = json.loads(output.objects().get(RECORD) or b"{}")
         if record and record["digest"] != digest:
             raise ResumeConflictError(
@@ -170,13 +170,13 @@ def _search(settings: Settings, output: Location, uri: str, name: str) -> list[d
     from ray.tune.schedulers import ASHAScheduler
 
     from astrid_dist.engine.ray import start_ray
-    from astrid_dist.learning.distributed import STATE, _check_room, storage
+    from astrid_dist.learning.distributed import STATE, check_room, storage
     from astrid_dist.learning.training import read_state
 
     path, files = storage(output / "ray")
     started = start_ray(cores=max(settings.threads, os.cpu_count() or 1))
     try:
-        _check_room(1, settings.threads, settings.gpu)
+        check_room(1, settings.threads, settings.gpu)
         resources = {"cpu": float(settings.threads), "gpu": float(settings.gpu)}
         trial = tune.with_resources(tune.with_parameters(_trial, settings=settings, uri=uri), resources)
         if tune.Tuner.can_restore(f"{path}/{name}", storage_filesystem=files):
@@ -229,7 +229,7 @@ def _trial(config: dict[str, Any], settings: Settings, uri: str) -> None:
     one = settings.trial(config["trial"])
     torch.set_num_threads(one.threads)
     device = torch.device("cuda" if one.gpu else "cpu")
-    work, _ = train._prepared(one, Location.parse(one.output), uri)
+    work, _ = train.prepared(one, Location.parse(one.output), uri)
     model = read_model(work.model, "the model to begin with")
     trainer = Trainer(model, *work.loaders(pinned=one.gpu), work.config, work.losses, device)
     if (kept := tune.get_checkpoint()) is not None:
