@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from astrid_dist.errors import ConfigError, InputError, ResumeConflictError
+from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.learning.trees import FEATURES, Floats, Table, Trees, TreesConfig
 from astrid_dist.stages.comparison import compare
 from astrid_dist.stages.labels import BOGUS_LABEL, IGNORED, REAL_LABEL, labels, sky_cells
+from astrid_dist.stages.run_folder import run_folder
 from astrid_dist.stages.scoring import kept_model
-from astrid_dist.store.lease import Lease
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_truth
 from astrid_dist.store.templates import product_header
@@ -121,33 +121,26 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     from astrid_dist.learning.tracking import start_run, tracking_uri
 
     output = Location.parse(settings.output)
-    beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
-    uri = tracking_uri(settings.tracking, beside)
+    uri = tracking_uri(settings.tracking, output.folder)
     unet = load(uri, settings.model)
-    with Lease(output.sibling(".ledger"), "ensemble") as lease:
+    with run_folder(output, "ensemble", RUN) as folder:
         examples = read_examples(settings, unet)
         said = settings.model_dump(mode="json", exclude={"tracking", "output", "experiment"})
         digest = sha256(json.dumps([said, examples.digest, weights_digest(unet)]).encode()).hexdigest()
-        objects = output.objects()
-        record: dict[str, Any] = json.loads(objects.get(RUN) or b"{}")
-        if record and record["digest"] != digest:
-            raise ResumeConflictError(
-                f"{output} holds an ensemble of other settings or candidates: choose another output, "
-                "or remove it"
-            )
+        record = folder.record(digest, "an ensemble of other settings or candidates")
         made = make(examples, settings)
         ensemble = Ensemble(unet, made.trees, made.stack)
         if not record:
             run_id = start_run(
-                uri, settings.experiment, f"ensemble-{digest[:12]}", beside / "mlflow-artifacts"
+                uri, settings.experiment, f"ensemble-{digest[:12]}", output.folder / "mlflow-artifacts"
             )
             record = {"digest": digest, "run": run_id, "scores": made.scores, **_counts(examples)}
-            objects.put(FILE, ensemble_bytes(ensemble))
-            objects.put(RUN, json.dumps(record, indent=1).encode())
+            output.objects().put(FILE, ensemble_bytes(ensemble))
+            folder.keep(record)
         if "registered" not in record:
-            lease.check()
+            folder.lease.check()
             record["registered"] = _publish(settings, uri, record["run"], ensemble, examples, made, output)
-            objects.put(RUN, json.dumps(record, indent=1).encode())
+            folder.keep(record)
     for line in _report(examples, made):
         say(line)
     say(f"{output / FILE}")

@@ -66,8 +66,7 @@ def choose_model(model: str, tracking: str | None, output: Location) -> Chosen:
 
     uri, warnings, base = "", [], model_name(None)
     if not is_file:
-        beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
-        uri = tracking_uri(tracking, beside)
+        uri = tracking_uri(tracking, output.folder)
         data_base = Path(uri.removeprefix("sqlite:///"))
         if uri.startswith("sqlite:///") and not data_base.exists():  # MLflow would make an empty one
             raise ConfigError(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from astrid_dist.errors import ConfigError, InputError, ResumeConflictError
+from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.learning.sampling import Sampling
 from astrid_dist.learning.settings import TrainConfig
+from astrid_dist.stages.run_folder import run_folder
 from astrid_dist.stages.training_data import (
     Data,
     absent_classes,
@@ -25,7 +26,6 @@ from astrid_dist.stages.training_data import (
     open_data,
 )
 from astrid_dist.stages.training_results import MODEL, announce, publish
-from astrid_dist.store.lease import Lease
 from astrid_dist.store.locations import Location
 
 if TYPE_CHECKING:
@@ -101,26 +101,21 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     from astrid_dist.learning.tracking import Tracker, start_run, tracking_uri
 
     output = Location.parse(settings.output)
-    beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
-    uri = tracking_uri(settings.tracking, beside)
-    with Lease(output.sibling(".ledger"), "train") as lease:
+    uri = tracking_uri(settings.tracking, output.folder)
+    with run_folder(output, "train", RUN) as folder:
         work, data = prepared(settings, output, uri)
-        digest, objects = run_digest(settings, data), output.objects()
-        record: dict[str, Any] = json.loads(objects.get(RUN) or b"{}")
-        if record and record["digest"] != digest:
-            raise ResumeConflictError(
-                f"{output} holds a run of other settings or samples: choose another output, or remove it"
-            )
+        digest = run_digest(settings, data)
+        record = folder.record(digest, "a run of other settings or samples")
         name = f"{settings.survey or 'all'}-{digest[:12]}"
         if not record:
-            where = Location.parse(settings.artifacts) if settings.artifacts else beside / "mlflow-artifacts"
+            where = artifacts_of(settings, output)
             shown = output.key.rpartition("/")[2] or name
             record = {
                 "digest": digest,
                 "name": name,
                 "run": start_run(uri, settings.experiment, shown, where),
             }
-            objects.put(RUN, _json(record))
+            folder.keep(record)
         work = replace(work, run=record["run"])
         tracker = Tracker(uri, record["run"], output)
         if "registered" not in record:
@@ -128,13 +123,18 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
                 if absent := absent_classes(data.train):
                     say(absent)
                 record |= _train(settings, work, data, tracker, name, say)
-                objects.put(RUN, _json(record))
-            lease.check()
+                folder.keep(record)
+            folder.lease.check()
             record["registered"] = publish(settings, work, data, tracker, record)
-            objects.put(RUN, _json(record))
+            folder.keep(record)
         say(f"{output / MODEL}: {_last(record, settings.metric)}")
         say(record["registered"])
         say(f"MLflow: {tracker.page()}")
+
+
+def artifacts_of(settings: Settings, output: Location) -> Location:
+    """Where a new data base of MLflow is to keep files."""
+    return Location.parse(settings.artifacts) if settings.artifacts else output.folder / "mlflow-artifacts"
 
 
 def prepared(settings: Settings, output: Location, uri: str) -> "tuple[Work, Data]":
@@ -226,7 +226,3 @@ def run_digest(settings: Settings, data: Data) -> str:
 
 def _last(record: dict[str, Any], metric: str) -> str:
     return f"{len(record['history'])} epochs, best {metric} {record['best']:.4f}"
-
-
-def _json(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, indent=1).encode()

@@ -36,7 +36,7 @@ def chosen_groups(
             of_survey, _, split = one.partition("/")
             if survey in (None, of_survey) and (group or split in splits):
                 splits["train" if group else split].append(f"{location}#{one}")
-    found = [_whole(one) for one in validation] or splits["val"]
+    found = [whole_source(one) for one in validation] or splits["val"]
     of = f" of {survey}" if survey else ""
     for what, there in (("train", splits["train"]), ("val", found)):
         if not there:
@@ -48,8 +48,11 @@ def chosen_groups(
     return splits["train"], found, splits["test"]
 
 
-def _whole(source: str) -> str:
+def whole_source(source: str) -> str:
+    """A source of samples by its whole URL: workers and trials stand in other folders."""
     url, mark, group = source.partition("#")
+    if not url:
+        raise InputError(f"samples {source!r} name no product")
     return f"{Location.parse(url)}{mark}{group}"
 
 

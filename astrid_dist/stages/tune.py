@@ -4,7 +4,6 @@ It has no shards: `run` does everything, and run again it goes on where it was s
 after a few epochs are stopped early (ASHA: Li et al. 2020). The output is a folder with ``tune.json``.
 """
 
-import json
 import logging
 import math
 import os
@@ -16,11 +15,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from astrid_dist.errors import InputError, ResumeConflictError, TaskError
+from astrid_dist.errors import TaskError
 from astrid_dist.learning.settings import METRICS
 from astrid_dist.simulation.philox import stream, uniforms
 from astrid_dist.stages import train
-from astrid_dist.store.lease import Lease
+from astrid_dist.stages.run_folder import run_folder
+from astrid_dist.stages.training_data import whole_source
 from astrid_dist.store.locations import Location
 
 RECORD = "tune.json"
@@ -74,9 +74,9 @@ class Settings(train.Settings):
         """A trial as a training."""
         given = self.model_dump(mode="json", exclude={"search", "trials", "grace"})
         given["samples"] = [
-            _absolute(one) for one in ([self.samples] if isinstance(self.samples, str) else self.samples)
+            whole_source(one) for one in ([self.samples] if isinstance(self.samples, str) else self.samples)
         ]
-        given["validation"] = [_absolute(one) for one in self.validation]
+        given["validation"] = [whole_source(one) for one in self.validation]
         return train.Settings.model_validate(laid_over(given, self.changes(number)))
 
 
@@ -103,28 +103,23 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         LossConfig.read(one.loss)
         UNetConfig.named(one.size, **one.model)
     output = Location.parse(settings.output)
-    beside = Location(output.scheme, output.bucket, output.key.rpartition("/")[0])
-    uri = tracking_uri(settings.tracking, beside)
-    with Lease(output.sibling(".ledger"), "tune") as lease:
+    uri = tracking_uri(settings.tracking, output.folder)
+    with run_folder(output, "tune", RECORD) as folder:
         _, data = train.prepared(settings.trial(0), output, uri)
         digest = train.run_digest(settings, data)
-        record: dict[str, Any] = json.loads(output.objects().get(RECORD) or b"{}")
-        if record and record["digest"] != digest:
-            raise ResumeConflictError(
-                f"{output} holds a search of other settings or samples: choose another output, or remove it"
-            )
+        record = folder.record(digest, "a search of other settings or samples")
         record |= {"digest": digest, "runs": record.get("runs", {})}
-        _keep(output, record)
+        folder.keep(record)
         if "trials" not in record:
             record["trials"] = _search(settings, output, uri, f"tune-{digest[:12]}")
-            _keep(output, record)
-        where = Location.parse(settings.artifacts) if settings.artifacts else beside / "mlflow-artifacts"
+            folder.keep(record)
+        where = train.artifacts_of(settings, output)
         for name, one in {"all": None, **{str(t["trial"]): t for t in record["trials"]}}.items():
-            lease.check()
+            folder.lease.check()
             if name not in record["runs"]:
                 label = f"tune-{digest[:12]}" + ("" if one is None else f"-{name}")
                 record["runs"][name] = start_run(uri, settings.experiment, label, where)
-                _keep(output, record)
+                folder.keep(record)
             tracker = Tracker(uri, record["runs"][name], output / f"trial-{name}")
             if one is None:
                 tracker.describe(settings.model_dump(mode="json"), {})
@@ -246,20 +241,8 @@ def _trial(config: dict[str, Any], settings: Settings, uri: str) -> None:
             tune.report(said, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def _keep(output: Location, record: dict[str, Any]) -> None:
-    output.objects().put(RECORD, json.dumps(record, indent=1).encode())
-
-
 def _said(one: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in one["changes"].items()
     )
-
-
-def _absolute(source: str) -> str:
-    """Trials work in folders of their own."""
-    url, mark, group = source.partition("#")
-    if not url:
-        raise InputError(f"samples {source!r} name no product")
-    return f"{Location.parse(url)}{mark}{group}"

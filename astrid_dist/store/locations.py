@@ -92,6 +92,11 @@ class Location:
         key = f"{self.key.rstrip('/')}/{child.strip('/')}" if self.key else child.strip("/")
         return Location(self.scheme, self.bucket, key)
 
+    @property
+    def folder(self) -> "Location":
+        """The location that this one lies in."""
+        return Location(self.scheme, self.bucket, self.key.rpartition("/")[0])
+
     def sibling(self, suffix: str) -> "Location":
         """The location beside this one whose name has a suffix more: X.zarr -> X.zarr.ledger."""
         if not self.key.strip("/"):
