@@ -141,7 +141,9 @@ def test_a_full_disk_is_told_with_what_is_needed(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"f1/g/image.* the disk is full and 1,092,000 bytes"):
             writer.write("image", {"epoch": 0}, noise)
         until = monotonic() + 30
-        while list(tmp_path.rglob("*.partial")):  # other chunks' threads are a moment behind the one that failed
+        while list(
+            tmp_path.rglob("*.partial")
+        ):  # other chunks' threads are a moment behind the one that failed
             assert monotonic() < until, "what was begun is removed"
             sleep(0.01)
     finally:
