@@ -74,8 +74,9 @@ class Variant:
     """One network each; what they say is averaged."""
 
 
+AS_SHIPPED = Variant()
 VARIANTS = {
-    "as shipped": Variant(),
+    "as shipped": AS_SHIPPED,
     "group normalisation": Variant(model={"norm": "group"}),
     "stamps of unit length": Variant(pixels=to_unit_length),
     "neither difference nor score": Variant(pixels=without(2, 3)),
@@ -110,7 +111,7 @@ def learning() -> list[Result]:
     """AUC of each variant, with the rest of what is measured in words."""
     url, views = os.environ["ASTRID_SAMPLES"], int(os.environ.get("ASTRID_VIEWS", VIEWS))
     only = [name for name in os.environ.get("ASTRID_ONLY", "").split(",") if name]
-    visits = _groups(url, "test")[0]
+    visits = groups(url, "test")[0]
     several = Catalogue.open(visits).groups[0].visits > 1
     rows = []
     for name, variant in VARIANTS.items():
@@ -119,26 +120,32 @@ def learning() -> list[Result]:
     return rows
 
 
-def _groups(url: str, split: str) -> list[str]:
+def groups(url: str, split: str) -> list[str]:
+    """Groups of a split, of every survey of a product."""
     found = [name for name in group_names(Location.parse(url)) if name.endswith(f"/{split}")]
     return [f"{url}#{name}" for name in found]
 
 
 def _row(url: str, name: str, variant: Variant, views: int) -> Result:
-    train = Catalogue.open(_groups(url, "train"))
-    test = Catalogue.open(_groups(url, "test"), train.surveys, train.bands)
-    started, told = process_time(), []
-    for seed in variant.seeds:
-        model = _trained(train, variant, views // EPOCHS, seed)
-        told.append(
-            _predicted(model, test, variant) | {"moved": _predicted(model, test, variant, MOVED)["p_real"]}
-        )
-    seconds = process_time() - started
+    train = Catalogue.open(groups(url, "train"))
+    test = Catalogue.open(groups(url, "test"), train.surveys, train.bands)
+    started = process_time()
+    models = [trained(train, variant, Sampling(samples=views // EPOCHS), seed) for seed in variant.seeds]
+    return judged(f"learning: {name}", models, test, started, variant)
+
+
+def judged(
+    name: str, models: list[UNet], test: Catalogue, started: float, variant: Variant = AS_SHIPPED
+) -> Result:
+    """A row of the table: what networks say together of a test split; their work began at `started`."""
+    told = [predicted(model, test, variant) for model in models]
+    moved = [predicted(model, test, variant, MOVED)["p_real"] for model in models]
     said = {key: np.mean([one[key] for one in told], axis=0) for key in told[0]}
-    found = _measured(said, test)
+    found = measured(said | {"moved": np.mean(moved, axis=0)}, test)
+    seconds = process_time() - started
     text = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
     return {
-        "name": f"learning: {name}",
+        "name": name,
         "value": found["auc"],
         "unit": "AUC",
         "ratio": None,
@@ -148,10 +155,12 @@ def _row(url: str, name: str, variant: Variant, views: int) -> Result:
     }
 
 
-def _trained(train: Catalogue, variant: Variant, samples: int, seed: int) -> UNet:
+def trained(
+    train: Catalogue, variant: Variant, sampling: Sampling, seed: int = 1, epochs: int = EPOCHS
+) -> UNet:
+    """A small network after as many epochs of what `sampling` draws."""
     steps = ["flip", *([{"crop": {"side": variant.crop}}] if variant.crop else [])]
-    config = TrainConfig(epochs=EPOCHS, seed=seed, metric="loss", patience=EPOCHS, sides=variant.sides)
-    sampling = Sampling(samples=samples)
+    config = TrainConfig(epochs=epochs, seed=seed, metric="loss", patience=epochs, sides=variant.sides)
     loader = Loader(train, config.batch, sampling, Compose.read(steps), seed=seed, threads=1)
     few = Loader(train, config.batch, Sampling(samples=config.batch), seed=seed, threads=1)
     names = {"size": "small", "surveys": train.surveys, "bands": train.bands}
@@ -167,8 +176,8 @@ def _trained(train: Catalogue, variant: Variant, samples: int, seed: int) -> UNe
     return trainer.model.eval()
 
 
-def _predicted(
-    model: UNet, test: Catalogue, variant: Variant, moved: tuple[int, int] = (0, 0)
+def predicted(
+    model: UNet, test: Catalogue, variant: Variant = AS_SHIPPED, moved: tuple[int, int] = (0, 0)
 ) -> dict[str, NDArray[np.float64]]:
     """Probabilities and places of all test samples, in their order; of stamps cut so that they are moved."""
     parts: dict[str, list[NDArray[np.float64]]] = {}
@@ -188,8 +197,8 @@ def _predicted(
     return {key: np.concatenate(values) for key, values in parts.items()}
 
 
-def _measured(told: dict[str, NDArray[Any]], test: Catalogue) -> dict[str, float]:
-    """Figures of the test split."""
+def measured(told: dict[str, NDArray[Any]], test: Catalogue) -> dict[str, float]:
+    """Figures of a test split."""
     usable = test.usable
     columns = {key: test.columns[key][usable] for key in ("class", "label", "snr")}
     real = columns["label"] >= 0.5
