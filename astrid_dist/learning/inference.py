@@ -8,7 +8,8 @@ Needs numpy and torch alone. ::
 
 A tile is seen with what is around it, as far as an answer can depend on it (`halo_of`), and its origin lies
 on the grid of the deepest level. So tiles agree with the whole to rounding, at borders and holes too; a model
-with norm ``group``, whose statistics are of the image it sees, agrees only nearly.
+with norm ``group``, whose statistics are of the image it sees, agrees only nearly. Of several networks, or of
+one with dropout (``samples``), the mean is told, and what each says of candidates.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from astrid_dist.errors import ConfigError, InputError
+from astrid_dist.learning.committee import Voice, one_config, voices
 from astrid_dist.learning.unet import MODEL_CLASSES, Prediction, UNet, UNetConfig
 from astrid_dist.taxonomy import BOGUS, REAL
 
@@ -68,19 +70,21 @@ class ImagePrediction:
     segmentation: Float32
     """(visit, map, y, x) probabilities, of the region asked for."""
     real: Float32
-    """(m,) probability of being real."""
+    """(m,) probability of being real, mean of all voices."""
+    voices: Float32
+    """(voice, m) what each says: a network, or a sample of its dropout."""
     classes: Float32
     """(m, class) probabilities of one kind of change out of `MODEL_CLASSES`."""
     position: Float32
     """(m, 2) x, y in pixels from `at`."""
     sigma: Float32
-    """(m, 2) standard deviation of these, pixels."""
+    """(m, 2) standard deviation of these, pixels; of the mixture of all voices."""
     flux: Float32
     """(m, visit) in noise sigmas of the difference, signed."""
 
 
 def predict_image(
-    model: UNet,
+    model: UNet | Sequence[UNet],
     pixels: Any,
     at: ArrayLike | None = None,
     *,
@@ -95,12 +99,14 @@ def predict_image(
     batch: int = 1,
     device: Device | None = None,
     precision: Literal["float32", "bf16"] = "float32",
+    samples: int = 0,
+    seed: int = 0,
 ) -> ImagePrediction:
     """Predict.
 
     Parameters
     ----------
-    model : UNet
+    model : UNet, or some of one architecture
         In evaluation.
     pixels : (visit, plane, y, x) array or tensor
         Noise sigmas, NaN no data, as the model takes them.
@@ -122,12 +128,17 @@ def predict_image(
         Where the model is to run; it is moved. Default: where it is.
     precision : str
         Of the network's inside.
+    samples, seed : int
+        How often each network is asked without some of its channels (`committee.thinned`), and of which ones.
+        0: once, whole.
 
     Raises
     ------
     InputError, ConfigError
-        Shapes or numbers that do not fit; no such device.
+        Shapes or numbers that do not fit; no such device; samples of a model without dropout.
     """
+    members = [model] if isinstance(model, UNet) else list(model)
+    config = one_config(members)
     image = torch.as_tensor(pixels)
     if image.dim() != 4:
         raise InputError(f"pixels have the shape {tuple(image.shape)}: they must be (visit, plane, y, x)")
@@ -140,8 +151,8 @@ def predict_image(
     if not (0 <= region.y0 < region.y1 <= whole.y1 and 0 <= region.x0 < region.x1 <= whole.x1):
         raise InputError(f"{region} is no part of an image of {whole.shape} rows and columns")
     if device is not None:
-        model = model.to(choose_device(device))
-    halo = halo_of(model.config) if halo is None else halo
+        members = [member.to(choose_device(device)) for member in members]
+    halo = halo_of(config) if halo is None else halo
     places = np.zeros((0, 2)) if at is None else np.asarray(at, np.float64).reshape(-1, 2)
     if not np.isfinite(places).all():
         raise InputError(
@@ -149,13 +160,15 @@ def predict_image(
         )
     usual = TILE if maps else _cheapest(places, region, halo)
     sides = usual if tile is None else (tile, tile)
-    if min(sides) < 1 or halo < 0 or batch < 1:
-        raise InputError(f"tile {sides} and batch {batch} must be at least 1, halo {halo} at least 0")
-    told = _Answers(model, image, maps, region, len(places))
+    if min(sides) < 1 or halo < 0 or batch < 1 or samples < 0:
+        raise InputError(
+            f"tile {sides} and batch {batch} must be at least 1, halo {halo} and samples {samples} at least 0"
+        )
+    told = _Answers(voices(members, samples, seed), image, maps, region, len(places))
     told.condition(band, survey, days, seen)
     owner = _owners(places, region, sides)
     boxes = [box for box in _tiles(region, sides) if maps or box in owner]
-    for some in _batches(boxes, whole, halo, model.config.stride, batch):
+    for some in _batches(boxes, whole, halo, config.stride, batch):
         told.add(some, [owner.get(core, _NONE) for core, _ in some], places, precision)
     return told.prediction()
 
@@ -251,16 +264,19 @@ _NONE = np.zeros(0, np.int64)
 class _Answers:
     """What is gathered tile by tile."""
 
-    def __init__(self, model: UNet, image: Tensor, maps: Maps, region: Box, candidates: int) -> None:
-        visits, classes = len(image), len(MODEL_CLASSES)
-        self.model, self.image, self.region, self.names = model, image, region, tuple(maps)
-        self.device = next(model.parameters()).device
-        self.members = [[MODEL_CLASSES.index(name) for name in names] for names in maps.values()]
+    def __init__(
+        self, asked: Sequence[Voice], image: Tensor, maps: Maps, region: Box, candidates: int
+    ) -> None:
+        visits, many = len(image), len(asked)
+        self.asked, self.image, self.region, self.names = asked, image, region, tuple(maps)
+        self.device = next(asked[0][0].parameters()).device
+        self.used = [name for name in MODEL_CLASSES if any(name in names for names in maps.values())]
+        self.members = [[self.used.index(name) for name in names] for names in maps.values()]
         self.segmentation = np.empty((visits, len(maps), *region.shape), np.float32)
-        self.logits = np.zeros(candidates, np.float32)
-        self.classes = np.zeros((candidates, classes), np.float32)
-        self.position, self.log_sigma = np.zeros((2, candidates, 2), np.float32)
-        self.flux = np.zeros((candidates, visits), np.float32)
+        self.real = np.zeros((many, candidates), np.float32)
+        self.classes = np.zeros((many, candidates, len(MODEL_CLASSES)), np.float32)
+        self.position, self.sigma = np.zeros((2, many, candidates, 2), np.float32)
+        self.flux = np.zeros((many, candidates, visits), np.float32)
 
     def condition(
         self,
@@ -302,37 +318,44 @@ class _Answers:
         # Deterministic: a task that is done again must say the same.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-        with torch.inference_mode(), exact, half:
-            found: Prediction = self.model(
-                pixels.to(self.device),
-                at=torch.as_tensor(at, dtype=torch.float32).to(self.device),
-                **{k: v.expand(len(some), *v.shape[1:]).to(self.device) for k, v in self.told.items()},
-            )
-            for i, (core, window) in enumerate(some):
-                part = found.segmentation[i][(..., *core.within(window))]
-                for number, members in enumerate(self.members):
-                    highest = part[:, members[0]]
-                    for other in members[1:]:
-                        highest = torch.maximum(highest, part[:, other])
-                    place = (slice(None), number, *core.within(self.region))
-                    self.segmentation[place] = highest.sigmoid().cpu().numpy()
         own = np.concatenate(list(rows))
-        self.logits[own] = found.real.cpu().numpy()
-        self.classes[own] = found.classes.softmax(1).cpu().numpy()
-        self.position[own] = found.position.cpu().numpy()
-        self.log_sigma[own] = found.log_sigma.cpu().numpy()
-        self.flux[own] = found.flux.cpu().numpy()
+        used = [MODEL_CLASSES.index(name) for name in self.used]
+        sums: list[Tensor] = []
+        with torch.inference_mode(), exact, half:
+            given = pixels.to(self.device)
+            where = torch.as_tensor(at, dtype=torch.float32).to(self.device)
+            told = {k: v.expand(len(some), *v.shape[1:]).to(self.device) for k, v in self.told.items()}
+            for voice, (model, within) in enumerate(self.asked):
+                with within():
+                    found: Prediction = model(given, at=where, **told)
+                seen = [
+                    found.segmentation[i][(..., *core.within(window))][:, used].sigmoid()
+                    for i, (core, window) in enumerate(some)
+                ]
+                sums = [a + b for a, b in zip(sums, seen, strict=True)] if sums else seen
+                self._of_candidates(voice, own, found)
+            for (core, _), total in zip(some, sums, strict=True):
+                for number, members in enumerate(self.members):
+                    place = (slice(None), number, *core.within(self.region))
+                    self.segmentation[place] = (total[:, members].amax(1) / len(self.asked)).cpu().numpy()
+
+    def _of_candidates(self, voice: int, own: NDArray[np.int64], found: Prediction) -> None:
+        self.real[voice, own] = found.real.sigmoid().cpu().numpy()
+        self.classes[voice, own] = found.classes.softmax(1).cpu().numpy()
+        self.position[voice, own] = found.position.cpu().numpy()
+        self.sigma[voice, own] = found.log_sigma.exp().cpu().numpy()
+        self.flux[voice, own] = found.flux.cpu().numpy()
 
     def prediction(self) -> ImagePrediction:
-        real = torch.as_tensor(self.logits).sigmoid().numpy()
         return ImagePrediction(
             self.names,
             self.segmentation,
-            real,
-            self.classes,
-            self.position,
-            np.exp(self.log_sigma),
-            self.flux,
+            self.real.mean(0),
+            self.real,
+            self.classes.mean(0),
+            self.position.mean(0),
+            np.sqrt(np.square(self.sigma).mean(0) + self.position.var(0)),
+            self.flux.mean(0),
         )
 
 

@@ -10,8 +10,7 @@ Needs numpy and torch alone. ::
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -51,7 +50,7 @@ class UNetConfig:
     condition: int = 16
     #: Share of training samples whose band, and whose survey, are hidden, so that 0 is learned.
     hide_condition: float = 0.15
-    #: Share of channels dropped in training, and in Monte Carlo dropout.
+    #: Share of channels dropped in training, and in Monte Carlo dropout (`committee.thinned`).
     dropout: float = 0.1
     #: Whether visits attend to each other; False: each is seen alone and candidates average them.
     temporal: bool = True
@@ -259,23 +258,6 @@ class UNet(nn.Module):
             state[key] = state[key][rows].clone()
         model.load_state_dict(state)
         return model.train(self.training).to(next(self.parameters()).device)
-
-
-@contextmanager
-def monte_carlo(model: nn.Module) -> Iterator[None]:
-    """Within it a model in evaluation still drops channels: repeated predictions tell how sure it is.
-
-    Gal & Ghahramani 2016; the condition is never hidden.
-    """
-    layers = [m for m in model.modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))]
-    before = [layer.training for layer in layers]
-    for layer in layers:
-        layer.train()
-    try:
-        yield
-    finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.train(was)
 
 
 def _check(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.learning.losses import LossConfig, loss
-from astrid_dist.learning.unet import MODEL_CLASSES, Prediction, UNet, UNetConfig, monte_carlo
+from astrid_dist.learning.unet import MODEL_CLASSES, Prediction, UNet, UNetConfig
 from tests.learning.dots import dots
 
 TINY = UNetConfig(widths=(8, 8, 16), hidden=32, heads=2)
@@ -222,15 +222,6 @@ def test_a_model_goes_on_with_other_surveys() -> None:
     same(as_before, predict(wider, pixels, band=torch.tensor([[2]]), survey=torch.tensor([2])))
     new = predict(wider, pixels, band=torch.tensor([[1]]), survey=torch.tensor([1]))
     same(new, predict(model, pixels))  # a new name begins as unknown
-
-
-def test_monte_carlo_dropout_spreads_and_ends() -> None:
-    model, pixels = made(replace(TINY, dropout=0.3)), stamps(2)
-    calm = predict(model, pixels)
-    with monte_carlo(model):
-        draws = torch.stack([predict(model, pixels).real for _ in range(8)])
-    assert (draws.std(0) > 0).all()
-    same(calm, predict(model, pixels), rtol=0, atol=0)
 
 
 def test_learns_dots_in_seconds() -> None:
