@@ -50,6 +50,12 @@ class Examples:
         cut = (..., rows, columns)
         return replace(self, pixels=self.pixels[cut], target=self.target[cut])
 
+    def places(self, x: float, y: float) -> Tensor:
+        """The same place in each image, as a network is asked: image, x, y, (n, 3) float32."""
+        at = torch.tensor([0.0, x, y], device=self.pixels.device).repeat(len(self), 1)
+        at[:, 0] = torch.arange(len(self), device=at.device)
+        return at
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Examples":
         """On another device."""
         return self._each(lambda values: values.to(device, non_blocking=non_blocking))

@@ -29,6 +29,8 @@ class LossConfig:
     classes: float = 0.5
     position: float = 1.0
     flux: float = 1.0
+    #: Weight of peaks of S_corr where nothing is, as bogus; see `astrid_dist.learning.quiet`.
+    quiet: float = 1.0
     #: Pixel loss: ``bce``, or ``focal`` (Lin et al. 2017), which leaves easy pixels out by degrees.
     pixel_loss: str = "focal"
     #: Exponent of the focal loss, and weight of positive pixels in it against 1 minus it.
@@ -39,7 +41,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Check."""
-        for name in ("segmentation", "dice", "real", "classes", "position", "flux", "gamma"):
+        for name in ("segmentation", "dice", "real", "classes", "position", "flux", "quiet", "gamma"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"loss {name} is {getattr(self, name)}: it must be 0 or more")
         if not 0 < self.alpha < 1:
@@ -57,8 +59,19 @@ class LossConfig:
         return cls(**plain)
 
 
-def loss(prediction: Prediction, truth: Examples, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(
+    prediction: Prediction, truth: Examples, config: LossConfig, quiet: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Total to make small, and its parts before their weights, detached; a sample without data has no weight.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        One candidate for each sample.
+    truth : Examples
+    config : LossConfig
+    quiet : (k * n,), (k * n,), optional
+        Logits of being real of k places in each sample where nothing is, and 1 where there is one, else 0.
 
     Raises
     ------
@@ -92,6 +105,9 @@ def loss(prediction: Prediction, truth: Examples, config: LossConfig) -> tuple[T
         parts["position"] = position_loss(prediction, truth, real, config)
     if config.flux:
         parts["flux"] = flux_loss(prediction.flux, truth, real)
+    if quiet is not None and config.quiet:
+        each = F.softplus(quiet[0]) * quiet[1]  # cross-entropy of what is bogus
+        parts["quiet"] = mean(each.reshape(-1, len(weight)).sum(0), weight)
     total = prediction.real.sum() * 0
     for name, part in parts.items():
         total = total + getattr(config, name) * part

@@ -22,6 +22,7 @@ from astrid_dist.learning.examples import Examples
 from astrid_dist.learning.loading import Loader
 from astrid_dist.learning.losses import LossConfig, loss
 from astrid_dist.learning.measures import Measures
+from astrid_dist.learning.quiet import quiet_peaks
 from astrid_dist.learning.settings import TrainConfig
 from astrid_dist.learning.unet import Prediction, UNet
 from astrid_dist.simulation.philox import stream
@@ -178,7 +179,8 @@ class Trainer:
         alone = nullcontext() if last else getattr(self.wrapped, "no_sync", nullcontext)()
         with alone:
             examples, at = self._part(examples.to(self.device, True), f"batch {done} of epoch {epoch}")
-            total, parts = loss(_told(self.wrapped, examples, self.config, at), examples, self.losses)
+            told, quiet = _told(self.wrapped, examples, self.config, self.losses, at)
+            total, parts = loss(told, examples, self.losses, quiet)
             (total / together).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": total.detach(), **parts}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
@@ -202,9 +204,8 @@ class Trainer:
             (size - side) // 2 + int(numbers.integers(-most, most + 1))
             for size, most in zip((height, width), reach, strict=True)
         )
-        at = examples.pixels.new_tensor([0.0, width // 2 - left, height // 2 - top]).repeat(len(examples), 1)
-        at[:, 0] = torch.arange(len(examples), device=at.device)
-        return examples.part(slice(top, top + side), slice(left, left + side)), at
+        part = examples.part(slice(top, top + side), slice(left, left + side))
+        return part, examples.places(width // 2 - left, height // 2 - top)
 
     def _step(self, epoch: float) -> None:
         for group in self.optimizer.param_groups:
@@ -257,8 +258,8 @@ def evaluate(
     with torch.no_grad():
         for one in examples:
             truth = one.to(device, True)
-            told = _told(model, truth, config)
-            total, parts = loss(told, truth, losses)
+            told, quiet = _told(model, truth, config, losses)
+            total, parts = loss(told, truth, losses, quiet)
             measures.add(told, truth, {"loss": total, **parts})
             watch(told, truth)
     return measures.reduce()
@@ -281,11 +282,26 @@ def read_state(content: bytes, path: str) -> dict[str, Any]:
     return state
 
 
-def _told(model: nn.Module, truth: Examples, config: TrainConfig, at: Tensor | None = None) -> Prediction:
-    """What the model says, inside in the precision asked for, outside in float32."""
+def _told(
+    model: nn.Module, truth: Examples, config: TrainConfig, losses: LossConfig, at: Tensor | None = None
+) -> tuple[Prediction, tuple[Tensor, Tensor] | None]:
+    """What the model says of each sample, and of a place in it where nothing is, for `loss`.
+
+    Inside in the precision asked for, outside in float32.
+    """
+    n, found = len(truth), None
+    if losses.quiet:
+        height, width = truth.target.shape[-2:]
+        at = truth.places(width // 2, height // 2) if at is None else at
+        places, found = quiet_peaks(truth.pixels, truth.target, truth.seen, at)
+        at = torch.cat([at, places])
     with torch.autocast(truth.pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         told = model(truth.pixels, truth.seen, truth.days, truth.band, truth.survey, at)
-    return Prediction(*(part.float() for part in told))
+    told = Prediction(*(part.float() for part in told))
+    if found is None:
+        return told, None
+    own = Prediction(told.segmentation, *(part[:n] for part in told[1:]))
+    return own, (told.real[n:], found)
 
 
 def _compiled(model: nn.Module, device: torch.device) -> nn.Module:

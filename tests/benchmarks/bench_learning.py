@@ -20,10 +20,11 @@ from astrid_dist.learning.catalogue import Catalogue
 from astrid_dist.learning.examples import Examples
 from astrid_dist.learning.loading import Loader
 from astrid_dist.learning.losses import LossConfig
+from astrid_dist.learning.quiet import quiet_peaks
 from astrid_dist.learning.sampling import Sampling
 from astrid_dist.learning.settings import TrainConfig
 from astrid_dist.learning.training import Trainer, new_model
-from astrid_dist.learning.unet import UNet
+from astrid_dist.learning.unet import Prediction, UNet
 from astrid_dist.simulation.augmentation import Compose
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import group_names
@@ -85,6 +86,7 @@ VARIANTS = {
     "no Dice": Variant(losses={"dice": 0.0}),
     "no segmentation": Variant(losses={"dice": 0.0, "segmentation": 0.0}),
     "visits are averaged": Variant(model={"temporal": False}),
+    "never asked where nothing is": Variant(losses={"quiet": 0.0}),
     "whole stamps": Variant(sides=()),
     "one size and never moved": Variant(sides=(), crop=39),
     "three networks": Variant(seeds=(1, 2, 3)),
@@ -185,13 +187,16 @@ def predicted(
         for examples in Changed(Loader(test, 256, train=False, threads=1), variant.pixels):
             middle = examples.target.shape[-1] // 2
             cut = [slice(max(by, 0), min(by, 0) or None) for by in moved]
-            at = torch.tensor(
-                [[i, middle - cut[1].start, middle - cut[0].start] for i in range(len(examples))]
-            )
-            part = examples.part(*cut)
-            told = model(part.pixels, part.seen, part.days, part.band, part.survey, at.float())
+            at = examples.places(middle - cut[1].start, middle - cut[0].start)
+            part, n = examples.part(*cut), len(examples)
+            quiet, there = quiet_peaks(part.pixels, part.target, part.seen, at)
+            every = torch.cat([at, quiet])
+            told = model(part.pixels, part.seen, part.days, part.band, part.survey, every)
+            alarms = torch.where(there > 0, told.real[n:].sigmoid(), torch.nan)
+            told = Prediction(told.segmentation, *(values[:n] for values in told[1:]))
             off = torch.hypot(told.position[:, 0] - examples.x, told.position[:, 1] - examples.y)
             found = {"p_real": told.real.sigmoid(), "classes": told.classes.softmax(1), "off": off}
+            found["quiet"] = alarms.reshape(-1, n).T
             for key, values in found.items():
                 parts.setdefault(key, []).append(values.double().numpy())
     return {key: np.concatenate(values) for key, values in parts.items()}
@@ -216,11 +221,17 @@ def measured(told: dict[str, NDArray[Any]], test: Catalogue) -> dict[str, float]
         "recall_at_1pct": float((p[real] > cut).mean()),
         "recall_at_half": float((p[real] >= 0.5).mean()),
         "false_at_half": float((p[~real] >= 0.5).mean()),
+        **{f"quiet_{name}": _share(p) for name, p in zip(("peaks", "stars"), told["quiet"].T, strict=True)},
         "class_accuracy": float(right.mean()),
         "position_px": float(np.nanmedian(told["off"][bright])),
         "reals": int(real.sum()),
         "bogus": int((~real).sum()),
     }
+
+
+def _share(p: NDArray[np.float64]) -> float:
+    """Of places where nothing is that are told to be real."""
+    return float((p[np.isfinite(p)] >= 0.5).mean())
 
 
 def _auc(real: NDArray[Any], bogus: NDArray[Any]) -> float:

@@ -27,10 +27,12 @@ from astrid_dist.learning.distributed import Work, fit
 from astrid_dist.learning.examples import Examples
 from astrid_dist.learning.losses import LossConfig, loss
 from astrid_dist.learning.model_file import model_bytes, read_model
+from astrid_dist.learning.quiet import quiet_peaks
 from astrid_dist.learning.sampling import Sampling
 from astrid_dist.learning.settings import TrainConfig
 from astrid_dist.learning.tracking import start_run
 from astrid_dist.learning.training import Trainer, new_model
+from astrid_dist.learning.unet import Prediction
 from astrid_dist.simulation.augmentation import Compose
 from astrid_dist.store.locations import Location
 from astrid_dist.store.quantise import quantise
@@ -123,7 +125,12 @@ def _bare_steps(work: Work, model: nn.Module, batches: list[Examples]) -> Iterat
     optimizer = torch.optim.AdamW(model.parameters(), lr=work.config.rate)
     while True:
         for one in batches:
-            total, _ = loss(model(one.pixels, one.seen, one.days, one.band, one.survey), one, work.losses)
+            n, middle = len(one), one.places(STAMP // 2, STAMP // 2)
+            quiet, there = quiet_peaks(one.pixels, one.target, one.seen, middle)
+            at = torch.cat([middle, quiet])
+            told = model(one.pixels, one.seen, one.days, one.band, one.survey, at)
+            own = Prediction(told.segmentation, *(values[:n] for values in told[1:]))
+            total, _ = loss(own, one, work.losses, (told.real[n:], there))
             total.backward()
             nn.utils.clip_grad_norm_(model.parameters(), work.config.clip)
             optimizer.step()
