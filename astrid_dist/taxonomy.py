@@ -74,6 +74,8 @@ KINDS = MappingProxyType(
 ENVIRONMENTS = ("empty", "host", "nucleus", "star", "near star", "edge")
 #: Where a sample comes from: made, found where nothing changed, an alert of a survey, a vote of people.
 ORIGINS = ("synthetic", "null detection", "mined", "label")
+#: Who says whether a sample is real: who made it, a catalogue of what is known to be there, a model, people.
+LABELLERS = ("maker", "catalogue", "model", "people")
 #: Why a source could not be put in; empty where it could.
 REASONS = ("", "no site", "masked", "saturated", "no flux", "outside", "no subtraction")
 
@@ -85,6 +87,7 @@ CODES = MappingProxyType(
         "origin": ORIGINS,
         "environment": ENVIRONMENTS,
         "reason": REASONS,
+        "labeller": LABELLERS,
     }
 )
 

@@ -1,6 +1,8 @@
-"""FITS files opened, local or behind a URL; what is wrong with one is an `InputError`."""
+"""Files behind paths and URLs; FITS files opened, and what is wrong with one is an `InputError`."""
 
+import glob
 import os
+import re
 import threading
 import warnings
 import zlib
@@ -14,7 +16,7 @@ from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import FITSFixedWarning
 
-from astrid_dist.errors import InputError
+from astrid_dist.errors import ConfigError, InputError
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz", ".fit.fz")
 
@@ -116,6 +118,54 @@ def _url(source: str) -> tuple[str, dict[str, Any]]:
     account = os.environ.get("R2_ACCOUNT_ID", "")
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or f"https://{account}.r2.cloudflarestorage.com"
     return "s3://" + source.removeprefix("r2://"), {"endpoint_url": endpoint}
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path has wildcards, and is not the name of a file that has them in it."""
+    return bool(re.search(r"[*?\[]", path)) and not os.path.exists(path)
+
+
+def files_behind(path: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Files that a path, folder, pattern or URL stands for; a file named in full may end in anything.
+
+    Raises
+    ------
+    ConfigError
+        A URL cannot be listed.
+    """
+    pattern = is_pattern(path)
+    if "://" in path and not path.startswith("file://"):
+        yield from _behind_url(path, pattern, suffixes)
+        return
+    local = os.path.abspath(path.removeprefix("file://"))
+    if pattern:
+        yield from (name for name in glob.glob(local, recursive=True) if name.endswith(suffixes))
+    elif os.path.isdir(local):
+        for folder, _, files in os.walk(local):
+            yield from (os.path.join(folder, name) for name in files if name.endswith(suffixes))
+    elif os.path.isfile(local):
+        yield local
+
+
+def _behind_url(path: str, pattern: bool, suffixes: tuple[str, ...]) -> Iterator[str]:
+    scheme = path.split("://")[0]
+    if not pattern and path.endswith(suffixes):
+        yield path
+        return
+    try:
+        filesystem, inner = filesystem_of(path)
+        names = filesystem.glob(inner) if pattern else filesystem.find(inner)
+    except Exception as error:  # remote file systems raise their clients' own types
+        raise ConfigError(f"{path!r} cannot be listed ({type(error).__name__}: {error})") from error
+    yield from (f"{scheme}://{name.lstrip('/')}" for name in names if name.endswith(suffixes))
+
+
+@contextmanager
+def stream_of(source: str) -> Iterator[Any]:
+    """The bytes of a local or remote file, to be read from its beginning."""
+    url, options = _url(source)
+    with fsspec.open(url, mode="rb", **options) as stream:
+        yield stream
 
 
 def exists(path: str) -> bool:

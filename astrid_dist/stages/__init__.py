@@ -33,7 +33,18 @@ from astrid_dist.errors import ConfigError
 #: Stage name -> module; imported only when asked for.
 STAGES = {
     name: f"astrid_dist.stages.{name}"
-    for name in ("mock", "ingest", "reference", "difference", "detect", "inject", "train", "tune", "ensemble")
+    for name in (
+        "mock",
+        "ingest",
+        "reference",
+        "difference",
+        "detect",
+        "inject",
+        "realbogus",
+        "train",
+        "tune",
+        "ensemble",
+    )
 }
 
 

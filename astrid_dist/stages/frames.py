@@ -1,11 +1,10 @@
 """Which frames an ingest takes, and where each goes: files, duplicates, fields, grids."""
 
-import glob
 import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.errors import ConfigError, InputError
-from astrid_dist.formats.files import SUFFIXES, filesystem_of
+from astrid_dist.formats.files import SUFFIXES, files_behind, is_pattern
 from astrid_dist.formats.fits import FrameProbe, probe, read_wcs
 from astrid_dist.imaging.resampling import Grid, overlap
 from astrid_dist.store.locations import Location
@@ -78,7 +77,7 @@ def expand(paths: Iterable[str], profile: Profile) -> list[str]:
     """
     found: dict[str, None] = {}
     for path in paths:
-        files = list(_behind(path))
+        files = list(files_behind(path, SUFFIXES))
         names = sorted(name for name in files if not profile.is_companion(name.rpartition("/")[2]))
         if not names:
             raise ConfigError(f"{path!r} stands for no FITS image: {_why_none(path, len(files), profile)}")
@@ -90,41 +89,9 @@ def _why_none(path: str, companions: int, profile: Profile) -> str:
     local = os.path.abspath(path.removeprefix("file://"))
     if companions:
         return f"by their names its files are weight or quality planes to the profile {profile.name}"
-    if "://" not in path.removeprefix("file://") and not _is_pattern(path) and not os.path.exists(local):
+    if "://" not in path.removeprefix("file://") and not is_pattern(path) and not os.path.exists(local):
         return f"{local} does not exist; check the path"
     return f"nothing there ends in {', '.join(SUFFIXES)}; check the path"
-
-
-def _is_pattern(path: str) -> bool:
-    return bool(re.search(r"[*?\[]", path)) and not os.path.exists(path)
-
-
-def _behind(path: str) -> Iterator[str]:
-    pattern = _is_pattern(path)
-    if "://" in path and not path.startswith("file://"):
-        yield from _behind_url(path, pattern)
-        return
-    local = os.path.abspath(path.removeprefix("file://"))
-    if pattern:
-        yield from (name for name in glob.glob(local, recursive=True) if name.endswith(SUFFIXES))
-    elif os.path.isdir(local):
-        for folder, _, files in os.walk(local):
-            yield from (os.path.join(folder, name) for name in files if name.endswith(SUFFIXES))
-    elif os.path.isfile(local):
-        yield local
-
-
-def _behind_url(path: str, pattern: bool) -> Iterator[str]:
-    scheme = path.split("://")[0]
-    if not pattern and path.endswith(SUFFIXES):
-        yield path
-        return
-    try:
-        filesystem, inner = filesystem_of(path)
-        names = filesystem.glob(inner) if pattern else filesystem.find(inner)
-    except Exception as error:  # remote file systems raise their clients' own types
-        raise ConfigError(f"{path!r} cannot be listed ({type(error).__name__}: {error})") from error
-    yield from (f"{scheme}://{name.lstrip('/')}" for name in names if name.endswith(SUFFIXES))
 
 
 @dataclass(frozen=True)

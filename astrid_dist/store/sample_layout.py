@@ -56,6 +56,10 @@ ROWS = {
         host_row | i4 | | row of the host table
         item | i8 | | key of its random draws within the group
         stratum | i2 | | row of the group's attribute strata: what it was asked to be
+        labeller | i1 | | who says whether it is real
+        survey_score | f4 | 1 | what a model of the survey says; to agree with it is not to be right
+        alert | i8 | | candid of the alert it was cut from
+        fold | i1 | | part of all fields that it lies in, for models trained on the other parts
     """,
     "host visit": """
         host_epoch_id | string | | epoch that the stamps were cut from

@@ -28,7 +28,7 @@ from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_truth
 from astrid_dist.store.quantise import quantise
 from astrid_dist.store.sample_layout import PLANES, SAMPLE_GROUP, STAMP
-from astrid_dist.taxonomy import BOGUS, CLASSES, REAL, REASONS, class_bit
+from astrid_dist.taxonomy import BOGUS, CLASSES, LABELLERS, REAL, REASONS, class_bit
 
 #: Classes of artifacts that are kept only where they change S_corr by so much.
 _MUST_SHOW, _LEAST = frozenset(BOGUS) - {"noise"}, 3.0
@@ -108,6 +108,7 @@ def _base(
     base["host_row"] = np.full(n, row, np.int32)
     base["stratum"] = which.astype(np.int16)
     base["item"] = items.astype(np.int64)
+    base["labeller"] = np.full(n, LABELLERS.index("maker"), np.int8)
     return base
 
 
