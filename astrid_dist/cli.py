@@ -201,6 +201,29 @@ def export(
 
 
 @app.command()
+def score(
+    packets: Annotated[list[str], typer.Argument(help="Avro, Parquet, tar archives: files, folders, URLs")],
+    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version of the registry, or a file")],
+    to: Annotated[str, typer.Option(help="CSV file to write, a row for every packet")],
+    tracking: Annotated[str | None, typer.Option(help="URL of MLflow; by default beside the table")] = None,
+    survey: Annotated[str | None, typer.Option(help="name the model knows the survey by")] = None,
+    samples: Annotated[int, typer.Option(help="of Monte Carlo dropout; 0: the model as it is", min=0)] = 0,
+    prior: Annotated[
+        float | None, typer.Option(help="share of real alerts that p_real is to hold for", min=0, max=1)
+    ] = None,
+) -> None:
+    """Say of alert packets how likely each is real, and of what class; needs no survey and no difference."""
+    from astrid_dist.stages.score import score_packets
+
+    told = score_packets(packets, model, to, tracking=tracking, survey=survey, samples=samples, prior=prior)
+    for warning in told.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{told.scored} alerts scored, {told.not_scored} not (the column reason says why), in {to}")
+    if not told.scored:
+        raise typer.Exit(1)
+
+
+@app.command()
 def night(
     url: Annotated[str, typer.Argument(help="URL of the difference product")],
     night: Annotated[
