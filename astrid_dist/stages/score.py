@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Columns = dict[str, NDArray[Any]]
 
 #: Columns of the table. `offset_x` and `offset_y` are where the model sees the object, pixels from the pixel
-#: of the alert, each with the error `offset_err`; `uncertainty` is the entropy of p_real, nats, `epistemic` the
-#: part on which the networks of a model disagree; `reason` says why there is no score.
+#: of the alert, each with the error `offset_err`; `uncertainty` is the entropy of p_real in nats, `epistemic`
+#: the part on which the networks of a model disagree; `reason` says why there is no score.
 COLUMNS = (
     "candid", "object", "ra", "dec", "p_real", *CLASS_COLUMNS, "offset_x", "offset_y", "offset_err",
     "uncertainty", "epistemic", "reason", "source",

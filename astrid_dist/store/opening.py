@@ -21,6 +21,7 @@ from astrid_dist.store import layouts
 from astrid_dist.store.layouts import Variable
 from astrid_dist.store.locations import Location
 from astrid_dist.store.reading import checked_attributes, field_names, group_names
+from astrid_dist.store.sample_layout import LATER
 from astrid_dist.store.shards import StoredArray, stored_arrays
 from astrid_dist.store.templates import METADATA, decode_document, root_attributes
 
@@ -231,7 +232,7 @@ def _open_samples_group(
     location: Location, product: str, group: str, attributes: Mapping[str, Any]
 ) -> xr.Dataset:
     """A Dataset of one group of samples; every variable a Dask array with one chunk per shard."""
-    stored = stored_arrays(location, group, layouts.variables(product).values())
+    stored = stored_arrays(location, group, layouts.variables(product).values(), may_lack=LATER)
     data = {one.name: _xarray_variable(one, _times(one, _dask_array(array))) for one, array in stored}
     plane = xr.Variable("plane", list(attributes["planes"]), {"long_name": "plane of a stamp"})
     named = {"url": str(location), "group": group, "product": product}

@@ -17,6 +17,9 @@ SAMPLE_GROUP = 256
 #: Sample-visits in a shard and in a chunk, where nothing else is asked for.
 VISITS_PER_SHARD, VISITS_PER_CHUNK = 4096, 32
 
+#: Columns that products made before there were samples of alerts lack.
+LATER = ("labeller", "survey_score", "alert", "fold")
+
 #: Tables of: name | dtype | unit | long name, by dimensions.
 ROWS = {
     "sample visit plane v u": """

@@ -1,6 +1,6 @@
 """Stored arrays as Dask sees them: a place, a shape and a type, opened where they are read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,7 +117,11 @@ class StoredArray:
 
 
 def stored_arrays(
-    location: Location, group: str, variables: Iterable[Variable], epochs: int | None = None
+    location: Location,
+    group: str,
+    variables: Iterable[Variable],
+    epochs: int | None = None,
+    may_lack: Collection[str] = (),
 ) -> list[tuple[Variable, StoredArray]]:
     """The arrays of some variables of a group.
 
@@ -131,6 +135,8 @@ def stored_arrays(
         What to open.
     epochs : int, optional
         Committed epochs, read before this is called; epoch arrays are cut to it.
+    may_lack : collection of str
+        Variables that older products do not have.
 
     Raises
     ------
@@ -143,6 +149,8 @@ def stored_arrays(
         bodies = list(pool.map(location.objects().get, [f"{path}/{METADATA}" for path in paths]))
     found = []
     for one, path, body in zip(wanted, paths, bodies, strict=True):
+        if body is None and one.name in may_lack:
+            continue
         if body is None:
             raise StorageError(f"{location}/{path} is missing: `astrid verify {location}` says what else is")
         metadata = decode_document(body, f"{location}/{path}/{METADATA}")
