@@ -1,21 +1,26 @@
-"""A U-Net, trees on features of detection, and the stack that makes one probability of both.
+"""U-Nets, trees on features of detection, the stack that makes one probability of both, and its calibration.
 
-On disk an ensemble is up to three parts, in a folder or in one zip file: ``model.pt``, ``trees.npz`` and
-``stack.json``. Reading them runs no code. A U-Net alone is an ensemble too.
+On disk an ensemble is some parts, in a folder or in one zip file: ``model.pt``, for several U-Nets also
+``model-1.pt`` and so on; ``trees.npz`` with ``stack.json``; ``calibration.json``. Reading them runs no code.
+A U-Net alone is an ensemble too.
 """
 
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astrid_dist.errors import ConfigError, InputError
+from astrid_dist.learning.calibration import Calibration, calibration_bytes, read_calibration
+from astrid_dist.learning.committee import one_config
 from astrid_dist.learning.model_file import model_bytes, read_model, weights_digest
 from astrid_dist.learning.trees import (
     Floats,
@@ -27,10 +32,11 @@ from astrid_dist.learning.trees import (
     sigmoid,
     trees_bytes,
 )
-from astrid_dist.learning.unet import UNet
+from astrid_dist.learning.unet import UNet, UNetConfig
 
-#: Names of the parts.
-PARTS = MODEL, TREES, STACK = "model.pt", "trees.npz", "stack.json"
+#: Names of the parts; further networks are ``model-1.pt`` and so on.
+MODEL, TREES, STACK, CALIBRATION = "model.pt", "trees.npz", "stack.json", "calibration.json"
+_PART = re.compile(r"model(-\d+)?\.pt|trees\.npz|stack\.json|calibration\.json")
 _FORMAT = "astrid_dist stack 1"
 #: Probabilities are taken to be this far from 0 and 1.
 _LEAST = 1e-7
@@ -102,59 +108,103 @@ def fit_stack(unet: Floats, trees: Floats, real: NDArray[np.bool_], prior: float
 class Ensemble:
     """What tells real from bogus; trees come with the stack that weighs them."""
 
-    unet: UNet
+    unets: tuple[UNet, ...]
+    """Members of one architecture; their mean counts."""
     trees: Trees | None = None
     stack: Stack | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
+        one_config(self.unets)
         if (self.trees is None) != (self.stack is None):
             raise ConfigError("an ensemble has trees and a stack, or neither: make one with `astrid run`")
 
-    def real(self, p_unet: ArrayLike, table: Table) -> dict[str, NDArray[np.float32]]:
+    @property
+    def config(self) -> UNetConfig:
+        """Architecture of the networks."""
+        return self.unets[0].config
+
+    def real(self, p_unet: ArrayLike, table: Table, prior: float | None = None) -> dict[str, NDArray[Any]]:
         """Probabilities of being real of the candidates of a table.
 
         Parameters
         ----------
         p_unet : (n,)
-            Of the U-Net; NaN where it could not see the candidate.
+            Of the U-Nets, their mean; NaN where they could not see the candidate.
         table : mapping of (n,) arrays
             Columns of the candidates; those that lack, and NaN, are features that are not known.
+        prior : float, optional
+            Share of real among candidates that ``p_real`` is to hold for; default: the calibration's.
 
         Returns
         -------
-        dict of (n,) float32
-            ``p_unet``; ``p_trees``, NaN without trees or where no feature is known; ``p_real``, of the stack,
-            or of whichever of both says something; NaN where neither does.
+        dict of (n,) arrays
+            ``p_unet``, as given; ``p_trees``, NaN without trees or where no feature is known; ``p_real``, of
+            the stack, or of whichever of both says something, calibrated; NaN where neither does. With a
+            threshold that has a guarantee also ``accepted``, bool, whatever the prior.
+
+        Raises
+        ------
+        ConfigError
+            A prior without a calibration: nobody knows for which one the probabilities hold.
         """
+        if prior is not None and self.calibration is None:
+            raise ConfigError(
+                "prior: the model was never calibrated, so that the share of real candidates that its p_real "
+                "holds for is not known: astrid run jobs/calibrate.yaml, or leave `prior` out"
+            )
         told = np.asarray(p_unet, np.float32)
-        if self.trees is None or self.stack is None:
-            return {"p_real": told.copy(), "p_unet": told, "p_trees": np.full_like(told, np.nan)}
-        trees = self.trees.logit(features(table))
-        real = self.stack.logit(logit(told), trees)
-        return {
-            "p_real": sigmoid(real).astype(np.float32),
-            "p_unet": told,
-            "p_trees": sigmoid(trees).astype(np.float32),
-        }
+        found: dict[str, NDArray[Any]] = {"p_unet": told, "p_trees": np.full_like(told, np.nan)}
+        if self.trees is not None and self.stack is not None:
+            trees = self.trees.logit(features(table))
+            real = self.stack.logit(logit(told), trees)
+            found["p_trees"] = sigmoid(trees).astype(np.float32)
+        elif self.calibration is None:
+            return {"p_real": told.copy(), **found}
+        else:
+            real = logit(told)
+        if self.calibration is not None:
+            real = self.calibration.logit(real)
+            if self.calibration.guarantee is not None:
+                told_real = sigmoid(real).astype(np.float32)  # as it is kept, and as the threshold was found
+                found["accepted"] = told_real >= self.calibration.guarantee.p_threshold
+            real = real + self.calibration.shift(prior)
+        return {"p_real": sigmoid(real).astype(np.float32), **found}
+
+    @property
+    def networks_digest(self) -> str:
+        """16 hex digits of the weights of all networks."""
+        each = [weights_digest(unet) for unet in self.unets]
+        return each[0] if len(each) == 1 else sha256(" ".join(each).encode()).hexdigest()[:16]
 
     @property
     def digest(self) -> str:
         """16 hex digits of all its numbers."""
-        parts = ensemble_parts(self)
-        del parts[MODEL]
-        whole = sha256(weights_digest(self.unet).encode())
+        parts = {n: c for n, c in ensemble_parts(self).items() if not n.endswith(".pt")}
+        whole = sha256(self.networks_digest.encode())
         for name in sorted(parts):
             whole.update(name.encode() + sha256(parts[name]).digest())
-        return whole.hexdigest()[:16] if parts else weights_digest(self.unet)
+        return whole.hexdigest()[:16] if parts else self.networks_digest
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is part of an ensemble."""
+    return _PART.fullmatch(name) is not None
 
 
 def ensemble_parts(ensemble: Ensemble) -> dict[str, bytes]:
     """Content of each file of an ensemble, by name."""
-    parts = {MODEL: model_bytes(ensemble.unet)}
+    parts = {_model(number): model_bytes(unet) for number, unet in enumerate(ensemble.unets)}
     if ensemble.trees is not None and ensemble.stack is not None:
         parts[TREES] = trees_bytes(ensemble.trees)
         parts[STACK] = json.dumps({"format": _FORMAT, **asdict(ensemble.stack)}, indent=1).encode()
+    if ensemble.calibration is not None:
+        parts[CALIBRATION] = calibration_bytes(ensemble.calibration)
     return parts
+
+
+def _model(number: int) -> str:
+    return f"model-{number}.pt" if number else MODEL
 
 
 def read_parts(parts: Mapping[str, bytes], path: str) -> Ensemble:
@@ -167,14 +217,22 @@ def read_parts(parts: Mapping[str, bytes], path: str) -> Ensemble:
     """
     if MODEL not in parts:
         raise InputError(f"{path}: no {MODEL}: this is no model and no ensemble of astrid_dist")
-    unet = read_model(parts[MODEL], f"{path}: {MODEL}")
+    names = [_model(number) for number in range(sum(name.endswith(".pt") for name in parts))]
     if (TREES in parts) != (STACK in parts):
-        lost = STACK if TREES in parts else TREES
-        raise InputError(f"{path}: {lost} is missing: fetch the whole ensemble, or make it again")
-    if TREES not in parts:
-        return Ensemble(unet)
-    trees = read_trees(parts[TREES], f"{path}: {TREES}")
-    return Ensemble(unet, trees, _read_stack(parts[STACK], f"{path}: {STACK}"))
+        names += [TREES, STACK]
+    if lost := [name for name in names if name not in parts]:
+        raise InputError(f"{path}: {lost[0]} is missing: fetch the whole ensemble, or make it again")
+    try:
+        unets = tuple(read_model(parts[name], f"{path}: {name}") for name in names if name.endswith(".pt"))
+        one_config(unets)
+    except ConfigError as error:
+        raise InputError(f"{path}: {error}") from error
+    trees = read_trees(parts[TREES], f"{path}: {TREES}") if TREES in parts else None
+    stack = _read_stack(parts[STACK], f"{path}: {STACK}") if STACK in parts else None
+    calibration = (
+        read_calibration(parts[CALIBRATION], f"{path}: {CALIBRATION}") if CALIBRATION in parts else None
+    )
+    return Ensemble(unets, trees, stack, calibration)
 
 
 def ensemble_bytes(ensemble: Ensemble) -> bytes:
@@ -198,10 +256,10 @@ def read_ensemble(content: bytes, path: str) -> Ensemble:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             there = set(archive.namelist())
             if MODEL in there:
-                return read_parts({n: archive.read(n) for n in PARTS if n in there}, path)
+                return read_parts({n: archive.read(n) for n in there if is_part(n)}, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise InputError(f"{path}: this is no model, or a damaged one; fetch or make it again") from error
-    return Ensemble(read_model(content, path))  # torch's own files are zip files too
+    return Ensemble((read_model(content, path),))  # torch's own files are zip files too
 
 
 def _read_stack(content: bytes, path: str) -> Stack:

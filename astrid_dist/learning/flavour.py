@@ -1,4 +1,4 @@
-"""How MLflow loads a model: from the file of `astrid_dist.learning.model_file`, which runs no code. ::
+"""How MLflow loads a model: from the files of `astrid_dist.learning.ensemble`, which run no code. ::
 
 import mlflow
 model = mlflow.pyfunc.load_model("models:/astrid-ztf@champion")
@@ -13,18 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from astrid_dist.errors import InputError
-from astrid_dist.learning.model_file import load_model
+from astrid_dist.learning.committee import Committee
+from astrid_dist.learning.ensemble import is_part, read_ensemble, read_parts
 from astrid_dist.learning.unet import UNet
-
-#: Name of the model's file within what MLflow keeps.
-FILE = "model.pt"
 
 
 class Model:
-    """What `mlflow.pyfunc.load_model` gives."""
+    """What `mlflow.pyfunc.load_model` gives: the networks, without trees and calibration."""
 
-    def __init__(self, unet: UNet) -> None:
-        self.unet = unet
+    def __init__(self, networks: UNet | Committee) -> None:
+        self.networks = networks
 
     def predict(
         self, model_input: NDArray[np.float32], params: dict[str, Any] | None = None
@@ -40,7 +38,7 @@ class Model:
                 f"the input has the shape {tuple(pixels.shape)}: it must be (n, visit, plane, y, x)"
             )
         with torch.inference_mode():
-            told = self.unet.eval()(pixels)
+            told = self.networks.eval()(pixels)
         return {
             "real": told.real.sigmoid().numpy(),
             "classes": told.classes.softmax(1).numpy(),
@@ -53,4 +51,8 @@ class Model:
 def _load_pyfunc(data_path: str) -> Model:
     """Called by MLflow, by this name."""
     path = Path(data_path)
-    return Model(load_model(path / FILE if path.is_dir() else path))
+    if path.is_dir():
+        ensemble = read_parts({p.name: p.read_bytes() for p in path.iterdir() if is_part(p.name)}, str(path))
+    else:
+        ensemble = read_ensemble(path.read_bytes(), str(path))
+    return Model(Committee(ensemble.unets))

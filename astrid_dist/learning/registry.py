@@ -1,7 +1,7 @@
 """Models by name: one per survey, the newest a challenger, the best so far the champion."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from astrid_dist.errors import AstridError, ConfigError, InputError
 from astrid_dist.learning.ensemble import (
     MODEL,
-    PARTS,
     Ensemble,
     ensemble_parts,
+    is_part,
     read_ensemble,
     read_parts,
 )
@@ -45,6 +45,13 @@ def model_name(survey: str | None) -> str:
     return f"astrid-{survey}" if survey else "astrid"
 
 
+def registered_name(model: str) -> str:
+    """Name in the registry of ``NAME[@alias]`` or ``NAME/version``; of a file, that of the base."""
+    if model.endswith((".pt", ".zip")):
+        return model_name(None)
+    return model.removeprefix("models:/").partition("@")[0].partition("/")[0]
+
+
 def register(uri: str, run: str, model: UNet | Ensemble, name: str, tags: dict[str, str]) -> str:
     """Keep a model, or an ensemble, with a run and its signature: the newest version, the challenger.
 
@@ -69,7 +76,7 @@ def register(uri: str, run: str, model: UNet | Ensemble, name: str, tags: dict[s
             mlflow.set_registry_uri(uri)
             try:
                 with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run):
-                    whole = model if isinstance(model, Ensemble) else Ensemble(model)
+                    whole = model if isinstance(model, Ensemble) else Ensemble((model,))
                     parts = Path(folder) / "parts"
                     parts.mkdir()
                     for file, content in ensemble_parts(whole).items():
@@ -149,7 +156,7 @@ def promote(
 
 
 def load(uri: str, model: str, fallback: str | None = None) -> UNet:
-    """A model of the registry, or of a file; of an ensemble the U-Net.
+    """A model of the registry, or of a file; of an ensemble the U-Net, of several the first.
 
     Parameters
     ----------
@@ -168,15 +175,15 @@ def load(uri: str, model: str, fallback: str | None = None) -> UNet:
     InputError, StorageError
         The model cannot be read.
     """
-    return _load(uri, model, fallback, (MODEL,)).unet
+    return _load(uri, model, fallback, MODEL.__eq__).unets[0]
 
 
 def load_ensemble(uri: str, model: str, fallback: str | None = None) -> Ensemble:
-    """A model with the trees and the stack that were registered with it, if any; as `load`."""
-    return _load(uri, model, fallback, PARTS)
+    """A model with all that was registered with it: networks, trees, stack, calibration; as `load`."""
+    return _load(uri, model, fallback, is_part)
 
 
-def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> Ensemble:
+def _load(uri: str, model: str, fallback: str | None, wanted: Callable[[str], bool]) -> Ensemble:
     """An ensemble, of a version those parts of it that are wanted."""
     if model.endswith((".pt", ".zip")):
         folder, _, file = model.rpartition("/")
@@ -200,7 +207,7 @@ def _load(uri: str, model: str, fallback: str | None, wanted: Sequence[str]) -> 
             from mlflow.artifacts import download_artifacts
 
             local = Path(download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=uri))
-            parts = {path.name: path.read_bytes() for path in local.rglob("*") if path.name in wanted}
+            parts = {path.name: path.read_bytes() for path in local.rglob("*") if wanted(path.name)}
     except (MlflowException, FileNotFoundError) as error:
         raise InputError(
             f"{where} cannot be read: {error}; train and register it again, or name another version"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from time import perf_counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.engine.keys import KeyBlock, KeyGrid, ShardKey
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
-from astrid_dist.errors import AstridError
+from astrid_dist.errors import AstridError, ConfigError
 from astrid_dist.imaging import detection, features, streaks
 from astrid_dist.imaging.resampling import Grid
 from astrid_dist.query.magnitudes import ab_magnitude, microjansky
@@ -35,6 +35,9 @@ from astrid_dist.store.opening import open_candidates
 from astrid_dist.store.reading import ProductReader
 from astrid_dist.store.tables import write_table
 from astrid_dist.store.templates import create_product, product_header, shard_grid
+
+if TYPE_CHECKING:
+    from astrid_dist.learning.ensemble import Ensemble
 
 #: Detections closer than this are one source.
 MERGE_RADIUS_PX = 1.5
@@ -77,6 +80,19 @@ class Settings(BaseModel):
         le=1,
         description="probability of a pixel from which the model makes a candidate where S_corr has none",
     )
+    mc_samples: int = Field(
+        default=0,
+        ge=0,
+        description="how often each network is asked without some of its channels (Monte Carlo dropout), for "
+        "epistemic of a single one; 0: once, whole",
+    )
+    prior: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of real among candidates that p_real is to hold for; by default that which the "
+        "model was calibrated for",
+    )
 
 
 def plan(settings: Settings) -> Plan:
@@ -113,13 +129,34 @@ def plan(settings: Settings) -> Plan:
         open_inputs(difference, blocks[0].group)
         settings = settings.model_copy(update={"model": model.pinned})
         inputs["model"] = model.pinned
-        warnings += model.warnings
+        warnings += [*model.warnings, *_asked_too_much(settings, model.ensemble)]
         # Science and template too: image, variance, mask, sky and its noise of each.
         read, requests = read + 20 * (read // 14), requests + 20
         memory += 60 * largest + scoring.memory_bytes(model.ensemble)
     estimate = Estimate(len(keys), read, 8192 * len(keys), requests * len(keys), memory)
     job = Job("detect", "astrid_dist.stages.detect:task", settings.output, settings.model_dump(), inputs)
     return Plan(job, keys, estimate, warnings)
+
+
+def _asked_too_much(settings: Settings, ensemble: "Ensemble") -> list[str]:
+    """What the plan says of a guarantee that does not hold; ConfigError for what the model cannot do."""
+    if settings.mc_samples and not ensemble.config.dropout:
+        raise ConfigError(
+            f"mc_samples={settings.mc_samples}: {settings.model} was trained without dropout; leave it out"
+        )
+    if settings.prior is not None and ensemble.calibration is None:
+        raise ConfigError(
+            f"prior={settings.prior:g}: {settings.model} was never calibrated, so that the share that its "
+            "p_real holds for is not known: astrid run jobs/calibrate.yaml first, or leave it out"
+        )
+    calibration = ensemble.calibration
+    if calibration is None or calibration.guarantee is None:
+        return []
+    here, there = scoring.conditions(settings.model_dump()), calibration.guarantee.conditions
+    if not (other := [name for name in here if here[name] != there.get(name)]):
+        return []
+    differ = ", ".join(f"{name} is {here[name]}, was {there.get(name)}" for name in other)
+    return [f"the model's threshold was certified for another detection ({differ}): no column accepted"]
 
 
 def _left_out(reader: ProductReader, group: str, chosen: Sequence[int], quality: str) -> list[str]:
@@ -157,7 +194,9 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     columns = shard.sources(options.threshold)
     detected = perf_counter()
     if model is not None:
-        columns = scoring.score(shard, columns, model, options.device, options.threshold, options.propose)
+        columns = scoring.score(
+            shard, columns, model, options.device, options.threshold, options.propose, options.mc_samples
+        )
     computed = perf_counter()
     return TaskOutcome(
         shards=put_part(Location.parse(options.output), key, columns),
@@ -201,9 +240,12 @@ def finalise(plan: Plan) -> None:
     if columns:
         earlier = open_candidates(settings.objects) if settings.objects else None
         if settings.model is not None:
-            columns |= scoring.probabilities(columns, scoring.kept_model(settings.output, settings.model))
+            model = scoring.kept_model(settings.output, settings.model)
+            covered = not _asked_too_much(settings, model)
+            columns |= scoring.probabilities(columns, model, settings.prior, accept=covered)
         columns["object"] = link_objects(columns, MERGE_RADIUS_PX, earlier)
-    said = {"threshold": settings.threshold} | ({"model": settings.model} if settings.model else {})
+    said = {name: getattr(settings, name) for name in ("threshold", "model", "mc_samples", "prior")}
+    said = {name: value for name, value in said.items() if value}
     write_table(output, "candidates", columns, said)
 
 

@@ -1,8 +1,8 @@
 """Make an ensemble: trees on the features of candidates, and a stack of them with a U-Net; register it.
 
-The candidates were found with that U-Net in a survey with truth. How good all is follows from what was told
-of places in the sky that were not learned from. It has no shards: `run` does everything. The output is a
-folder with ``ensemble.zip`` and ``run.json``.
+The candidates were found with that U-Net, or some, in a survey with truth. How good all is follows from what
+was told of places in the sky that were not learned from. It has no shards: `run` does everything. The output
+is a folder with ``ensemble.zip`` and ``run.json``.
 """
 
 import json
@@ -18,17 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.learning.trees import FEATURES, Floats, Table, Trees, TreesConfig
-from astrid_dist.stages.comparison import compare
-from astrid_dist.stages.labels import BOGUS_LABEL, IGNORED, REAL_LABEL, labels, sky_cells
+from astrid_dist.stages.labelled import columns_of, label_candidates
+from astrid_dist.stages.labels import sky_cells
 from astrid_dist.stages.run_folder import run_folder
-from astrid_dist.stages.scoring import kept_model
 from astrid_dist.store.locations import Location
-from astrid_dist.store.opening import open_truth
-from astrid_dist.store.templates import product_header
 
 if TYPE_CHECKING:
     from astrid_dist.learning.ensemble import Ensemble, Stack
-    from astrid_dist.learning.unet import UNet
 
 FILE, RUN = "ensemble.zip", "run.json"
 #: What is compared, in this order.
@@ -45,9 +41,9 @@ class Settings(BaseModel):
     known: str | None = Field(
         default=None, description="URL of the truth of what changed before injection; it is left out"
     )
-    model: str = Field(description="the U-Net: NAME[@alias] of the registry, or a file *.pt")
+    model: str = Field(description="whose networks: NAME[@alias] of the registry, or a file *.pt or *.zip")
     output: str = Field(description="URL of the folder to write")
-    name: str | None = Field(default=None, description="name in the registry; by default the U-Net's")
+    name: str | None = Field(default=None, description="name in the registry; by default the model's")
     folds: int = Field(default=5, ge=2, description="folds of the sky, each judged by what the others taught")
     cell_arcsec: float = Field(
         default=60.0, gt=0, description="side of the cells of the sky that stay in one fold"
@@ -116,20 +112,20 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         if find_spec(needed) is None:
             raise ConfigError(f"an ensemble needs {needed}: pip install 'astrid-dist[train]'")
     from astrid_dist.learning.ensemble import Ensemble, ensemble_bytes
-    from astrid_dist.learning.model_file import weights_digest
-    from astrid_dist.learning.registry import load
+    from astrid_dist.learning.registry import load_ensemble
     from astrid_dist.learning.tracking import start_run, tracking_uri
 
     output = Location.parse(settings.output)
     uri = tracking_uri(settings.tracking, output.folder)
-    unet = load(uri, settings.model)
+    networks = load_ensemble(uri, settings.model)
     with run_folder(output, "ensemble", RUN) as folder:
-        examples = read_examples(settings, unet)
+        examples = read_examples(settings, networks)
         said = settings.model_dump(mode="json", exclude={"tracking", "output", "experiment"})
-        digest = sha256(json.dumps([said, examples.digest, weights_digest(unet)]).encode()).hexdigest()
+        whole = json.dumps([said, examples.digest, networks.networks_digest])
+        digest = sha256(whole.encode()).hexdigest()
         record = folder.record(digest, "an ensemble of other settings or candidates")
         made = make(examples, settings)
-        ensemble = Ensemble(unet, made.trees, made.stack)
+        ensemble = Ensemble(networks.unets, made.trees, made.stack)
         if not record:
             run_id = start_run(
                 uri, settings.experiment, f"ensemble-{digest[:12]}", output.folder / "mlflow-artifacts"
@@ -147,52 +143,27 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
     say(record["registered"])
 
 
-def read_examples(settings: Settings, unet: "UNet") -> Examples:
-    """Candidates with their labels, cells and what the U-Net told of them.
-
-    Raises
-    ------
-    InputError
-        They were not scored by this U-Net, nothing in them belongs to the truth, or there are too few.
-    """
-    from astrid_dist.learning.model_file import weights_digest
+def read_examples(settings: Settings, networks: "Ensemble") -> Examples:
+    """Candidates with labels, cells and what the networks told of them; errors as `label_candidates`."""
     from astrid_dist.learning.trees import features
 
-    where = settings.candidates
-    inputs = product_header(Location.parse(where))["inputs"]
-    if "model" not in inputs:
-        raise InputError(f"{where} has no p_unet: run detect with model={settings.model} first")
-    used = kept_model(where, inputs["model"]).unet
-    if weights_digest(used) != weights_digest(unet):
-        raise InputError(
-            f"{where} was made with {inputs['model']}, whose U-Net is another than that of {settings.model}: "
-            "name that model, or detect with this one first"
-        )
-    found = compare(settings.truth, inputs["reference"], inputs["difference"], where)
-    table = found.candidates
-    if not (table["truth"] >= 0).any() and not (table["cause"].isin(found.truth["class"])).any():
-        raise InputError(
-            f"none of the {len(table)} candidates of {where} is where {settings.truth} says that "
-            "something is: give the truth of the survey that they were found in"
-        )
-    known = open_truth(settings.known).to_dataframe() if settings.known else None
-    label = labels(found, settings.least_snr, known)
-    counts = {kind: int((label == kind).sum()) for kind in (REAL_LABEL, BOGUS_LABEL, IGNORED)}
-    if min(counts[REAL_LABEL], counts[BOGUS_LABEL]) < settings.examples:
-        raise InputError(
-            f"{where}: {counts[REAL_LABEL]} real and {counts[BOGUS_LABEL]} bogus candidates; "
-            f"{settings.examples} of each are needed: inject more sources or epochs, detect "
-            "again, or lower `examples`"
-        )
-    table = table[label != IGNORED]
-    columns = {str(name): table[name].to_numpy() for name in table.columns}
+    found = label_candidates(
+        settings.candidates,
+        settings.truth,
+        settings.known,
+        settings.model,
+        networks,
+        settings.least_snr,
+        settings.examples,
+    )
+    columns = columns_of(found.known)
     return Examples(
         columns,
         features(columns),
         columns["p_unet"].astype(np.float32),
-        label[label != IGNORED] == REAL_LABEL,
-        sky_cells(table, settings.cell_arcsec),
-        counts[IGNORED],
+        found.real,
+        sky_cells(found.known, settings.cell_arcsec),
+        found.ignored,
     )
 
 
@@ -258,14 +229,13 @@ def _publish(
     """Numbers, figures and the ensemble to MLflow; where it stands in the registry. May be done again."""
     from astrid_dist.figures.ensemble import importances, passing
     from astrid_dist.learning.ensemble import Ensemble
-    from astrid_dist.learning.model_file import weights_digest
-    from astrid_dist.learning.registry import load_ensemble, promote, register
+    from astrid_dist.learning.registry import load_ensemble, promote, register, registered_name
     from astrid_dist.learning.tracking import Tracker, client_of, mlflow_errors
 
-    weights = weights_digest(ensemble.unet)
+    weights = ensemble.networks_digest
 
     def value(other: Ensemble) -> float:
-        if weights_digest(other.unet) != weights:
+        if other.networks_digest != weights:
             raise InputError("it has another U-Net: detect with it, and make an ensemble of that")
         told = other.real(examples.p_unet, examples.table)["p_real"].astype(np.float64)
         return mean_scores(examples.real, made.told | {"other": told}, made.fold)["other"]["auc"]
@@ -296,13 +266,6 @@ def _publish(
     verdict = promote(uri, name, version, "auc", best, examples.digest, value, load_ensemble)
     tracker.finish()
     return str(verdict)
-
-
-def registered_name(model: str) -> str:
-    """Name in the registry of ``NAME[@alias]`` or ``NAME/version``; of a file, that of the base."""
-    if model.endswith((".pt", ".zip")):
-        return "astrid"
-    return model.removeprefix("models:/").partition("@")[0].partition("/")[0]
 
 
 def _counts(examples: Examples) -> dict[str, int]:

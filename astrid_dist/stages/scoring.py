@@ -33,6 +33,8 @@ KEPT = "parts/model.zip"
 TORCH_BYTES = 300 * 2**20
 #: Pixels around what a model marks within which S_corr has found it.
 _NEAR_PX = 2
+#: Columns of class probabilities, in the order of a model's classes.
+CLASS_COLUMNS = tuple(f"p_{name}" for name in CLASSES[:-1])
 _SQUARE = np.ones((3, 3), bool)
 
 
@@ -120,18 +122,23 @@ def _kept(output: str, digest: str) -> "Ensemble":
     return ensemble
 
 
+def conditions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of detection that must be as they were for a threshold's guarantee to hold."""
+    return {name: settings[name] for name in ("threshold", "quality", "propose", "mc_samples")}
+
+
 def halo_px(ensemble: "Ensemble") -> int:
     """What a model must see around a shard, pixels."""
     from astrid_dist.learning.inference import halo_of
 
-    return halo_of(ensemble.unet.config)
+    return halo_of(ensemble.config)
 
 
 def memory_bytes(ensemble: "Ensemble") -> int:
     """Memory that scoring takes."""
     from astrid_dist.learning.inference import bytes_of
 
-    return TORCH_BYTES + bytes_of(ensemble.unet.config)
+    return TORCH_BYTES + bytes_of(ensemble.config)
 
 
 def score(
@@ -141,6 +148,7 @@ def score(
     device: "Device",
     threshold: float,
     least: float,
+    samples: int = 0,
 ) -> Columns:
     """Columns of a shard's sources with what a model says of them, and of the sources that it proposes.
 
@@ -151,11 +159,13 @@ def score(
     found : dict of (n,) arrays
         As `Shard.sources` returns them: all stay.
     ensemble, device
-        Whose U-Net looks, and where.
+        Whose networks look, and where.
     threshold : float
         Least |S_corr| of `found`.
     least : float
         Least probability of a pixel that is proposed.
+    samples : int
+        Of Monte Carlo dropout; 0: each network is asked once.
     """
     if not shard.usable.any():
         return found
@@ -165,9 +175,9 @@ def score(
 
     if threading.current_thread() is not threading.main_thread():
         torch.set_num_threads(1)  # a task of many: each has a core
-    reader, unet, outer = shard.reader, ensemble.unet, shard.outer
+    reader, outer = shard.reader, shard.outer
     band, survey = codes_of(
-        unet.config, str(reader.attributes.get("survey", "")), [reader.group.rpartition("/")[2]]
+        ensemble.config, str(reader.attributes.get("survey", "")), [reader.group.rpartition("/")[2]]
     )
     pixels = model_planes(reader, shard.epoch, outer, shard.planes)[None]
     rows, columns = shard.core.within(outer)
@@ -176,7 +186,15 @@ def score(
     def told(of: Columns, maps: Mapping[str, tuple[str, ...]]) -> "ImagePrediction":
         at = np.column_stack([of["x"] - outer.x0, of["y"] - outer.y0])
         return predict_image(
-            unet, pixels, at, region=region, maps=maps, band=band, survey=survey, device=device
+            ensemble.unets,
+            pixels,
+            at,
+            region=region,
+            maps=maps,
+            band=band,
+            survey=survey,
+            device=device,
+            samples=samples,
         )
 
     first = told(found, {"real": REAL})
@@ -219,11 +237,16 @@ def _new(
 
 def _with(columns: Columns, told: "ImagePrediction", by_model: bool) -> Columns:
     """Columns and what was told of them."""
-    classes = {f"p_{name}": told.classes[:, i] for i, name in enumerate(CLASSES[:-1])}
+    from astrid_dist.learning.uncertainty import decompose
+
+    classes = {name: told.classes[:, i] for i, name in enumerate(CLASS_COLUMNS)}
+    unknown = decompose(told.voices)
     return {
         **columns,
         "by_model": np.full(len(told.real), by_model),
         "p_unet": told.real,
+        "aleatoric": unknown.aleatoric.astype(np.float32),
+        "epistemic": unknown.epistemic.astype(np.float32),
         **classes,
         "model_x": columns["x"] + told.position[:, 0].astype(np.float64),
         "model_y": columns["y"] + told.position[:, 1].astype(np.float64),
@@ -231,6 +254,21 @@ def _with(columns: Columns, told: "ImagePrediction", by_model: bool) -> Columns:
     }
 
 
-def probabilities(columns: Mapping[str, NDArray[Any]], ensemble: "Ensemble") -> Columns:
-    """`p_real`, `p_unet` and `p_trees` of a whole table."""
-    return dict(ensemble.real(columns["p_unet"], columns))
+def probabilities(
+    columns: Mapping[str, NDArray[Any]], ensemble: "Ensemble", prior: float | None, *, accept: bool
+) -> Columns:
+    """`p_real`, `p_unet`, `p_trees` and `uncertainty` of a whole table, and its classes, calibrated.
+
+    With `accept` also `accepted`, where the model has a threshold with a guarantee.
+    """
+    from astrid_dist.learning.uncertainty import decompose
+
+    found: Columns = dict(ensemble.real(columns["p_unet"], columns, prior))
+    if not accept:
+        found.pop("accepted", None)
+    found["uncertainty"] = decompose(found["p_real"][None]).total.astype(np.float32)
+    if ensemble.calibration is not None:
+        told = np.column_stack([columns[name] for name in CLASS_COLUMNS])
+        classes = ensemble.calibration.classes(told, prior).astype(np.float32)
+        found |= {name: classes[:, i] for i, name in enumerate(CLASS_COLUMNS)}
+    return found

@@ -143,7 +143,7 @@ def variables(product: str) -> dict[str, Variable]:
 
 
 def variable(product: str, name: str) -> Variable:
-    """One variable of a product; a table may hold more columns called p_* and feature_*.
+    """One variable of a product; a table may hold more columns: p_*, feature_*, and those of `OPTIONAL`.
 
     Raises
     ------
@@ -153,6 +153,8 @@ def variable(product: str, name: str) -> Variable:
     there = variables(product)
     if name in there:
         return there[name]
+    if product == "candidates" and name in OPTIONAL:
+        return OPTIONAL[name]
     if product == "candidates" and name.startswith(("p_", "feature_")):
         return Variable(name, ("candidate",), "f4", "1", name.replace("_", " "))
     raise ConfigError(f"a {product} product has no variable {name!r}{close(name, there)}")
@@ -413,7 +415,9 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 streak_flux | f4 | | flux of a trail, in flux_unit
                 found_by | string | | score: a peak of S_corr; model: of its pixels alone
                 p_real | f4 | 1 | probability of being real
-                uncertainty | f4 | 1 | uncertainty of p_real
+                uncertainty | f4 | 1 | entropy of p_real, nats: 0 is sure, 0.69 open
+                aleatoric | f4 | 1 | part of p_unet's entropy, nats, on which networks agree: the data leave it open
+                epistemic | f4 | 1 | the other part, on which they disagree; NaN of one network asked once
                 p_unet | f4 | 1 | probability of being real that the network says
                 p_trees | f4 | 1 | probability of being real that trees on the other columns say
                 {_CLASS_ROWS}
@@ -451,6 +455,14 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
             )
         ]
     ),
+}
+
+#: Columns of candidates that are there only where they mean something.
+OPTIONAL: Mapping[str, Variable] = {
+    one.name: one
+    for one in _table(
+        "candidate", "accepted | bool | | p_real reaches the threshold that limits false positives per image"
+    )
 }
 
 #: Products that are one table at their root.

@@ -200,11 +200,12 @@ def open_truth(url: Url) -> xr.Dataset:
 
 
 def _unknown(column: xr.DataArray, table: xr.Dataset) -> xr.Variable:
-    """The column as a table has it, or as long as the table and unknown (only p_* and feature_* may lack)."""
+    """The column as a table has it, or as long as the table and unknown (an older table may lack some)."""
     if column.name in table:
         return table[column.name].variable
     rows = table.sizes.get("candidate", 0)
-    values = da.full(rows, np.nan, column.dtype, chunks=layouts.ROWS_PER_CHUNK)
+    unknown = layouts.variable("candidates", str(column.name)).fill_value
+    values = da.full(rows, unknown, column.dtype, chunks=layouts.ROWS_PER_CHUNK)
     return xr.Variable(("candidate",), values, column.attrs)
 
 

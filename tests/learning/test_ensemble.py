@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from astrid_dist.errors import ConfigError, InputError
+from astrid_dist.learning.calibration import Calibration, Guarantee
 from astrid_dist.learning.ensemble import (
+    CALIBRATION,
     MODEL,
     STACK,
     TREES,
@@ -33,6 +36,7 @@ from astrid_dist.store.locations import Location
 from tests.learning.made_candidates import made_candidates, told_by_a_unet
 from tests.learning.test_trees import Trap
 
+CALIBRATED = Calibration(2.0, -0.5, 1.5, 0.25, Guarantee(0.75, 1.0, 0.95, 20, 0.8, 300, {"threshold": 5.0}))
 FEW = TreesConfig(trees=15, leaves=6, least=10)
 
 
@@ -46,7 +50,7 @@ def ensemble() -> Ensemble:
     table, real = made_candidates(400)
     matrix = features(table)
     trees = grow(matrix, real, class_weights(real), FEW)
-    return Ensemble(unet(), trees, Stack((0.1, 0.9, 0.8), (0.2, 1.1), (-0.1, 0.7)))
+    return Ensemble((unet(),), trees, Stack((0.1, 0.9, 0.8), (0.2, 1.1), (-0.1, 0.7)))
 
 
 def test_the_stack_is_better_than_its_parts() -> None:
@@ -101,11 +105,11 @@ def test_each_decides_alone_where_the_other_is_mute(ensemble: Ensemble) -> None:
 
 def test_a_unet_alone_says_what_it_says() -> None:
     told = np.array([0.2, np.nan], np.float32)
-    found = Ensemble(unet()).real(told, {})
+    found = Ensemble((unet(),)).real(told, {})
     np.testing.assert_array_equal(found["p_real"], told)
     assert np.isnan(found["p_trees"]).all()
     with pytest.raises(ConfigError, match="or neither"):
-        Ensemble(unet(), stack=Stack((0, 1, 1), (0, 1), (0, 1)))
+        Ensemble((unet(),), stack=Stack((0, 1, 1), (0, 1), (0, 1)))
 
 
 def test_it_comes_back_from_one_file(ensemble: Ensemble) -> None:
@@ -114,11 +118,51 @@ def test_it_comes_back_from_one_file(ensemble: Ensemble) -> None:
     back = read_ensemble(ensemble_bytes(ensemble), "e.zip")
     for name, values in ensemble.real(told, table).items():
         np.testing.assert_array_equal(back.real(told, table)[name], values)
-    assert back.digest == ensemble.digest != Ensemble(ensemble.unet).digest
+    assert back.digest == ensemble.digest != Ensemble(ensemble.unets).digest
     assert back.stack == ensemble.stack
-    alone = read_ensemble(model_bytes(ensemble.unet), "model.pt")
+    alone = read_ensemble(model_bytes(ensemble.unets[0]), "model.pt")
     assert alone.trees is None
-    assert alone.digest == weights_digest(ensemble.unet)
+    assert alone.digest == weights_digest(ensemble.unets[0])
+
+
+def test_several_networks_and_a_calibration_come_back_too(ensemble: Ensemble) -> None:
+    deep = replace(ensemble, unets=tuple(unet(seed) for seed in range(12)), calibration=CALIBRATED)
+    parts = ensemble_parts(deep)
+    assert set(parts) == {MODEL, *(f"model-{i}.pt" for i in range(1, 12)), TREES, STACK, CALIBRATION}
+    back = read_ensemble(ensemble_bytes(deep), "e.zip")
+    assert [weights_digest(one) for one in back.unets] == [weights_digest(one) for one in deep.unets]
+    assert back.calibration == CALIBRATED
+    assert back.digest == deep.digest
+    digests = {one.digest for one in (ensemble, deep, replace(deep, calibration=None), Ensemble(deep.unets))}
+    assert len(digests) == 4
+    del parts["model-3.pt"]
+    with pytest.raises(InputError, match=r"e.zip: model-3.pt is missing"):
+        read_parts(parts, "e.zip")
+    other = UNet(UNetConfig(widths=(4, 8), hidden=16, heads=2, condition=4))
+    with pytest.raises(InputError, match=r"e.zip: network 1 has another architecture.*hidden is 16, not 8"):
+        read_parts({MODEL: model_bytes(unet()), "model-1.pt": model_bytes(other)}, "e.zip")
+
+
+def test_a_calibration_is_laid_over_what_the_ensemble_says(ensemble: Ensemble) -> None:
+    table, real = made_candidates(300, seed=7)
+    told = told_by_a_unet(real)
+    plain = ensemble.real(told, table)
+    calibrated = replace(ensemble, calibration=CALIBRATED)
+    found = calibrated.real(told, table)
+    np.testing.assert_allclose(logit(found["p_real"]), logit(plain["p_real"]) / 2 - 0.5, atol=1e-3)
+    np.testing.assert_array_equal(found["p_trees"], plain["p_trees"])
+    np.testing.assert_array_equal(found["accepted"], found["p_real"] >= 0.75)
+    assert "accepted" not in plain
+    rare = calibrated.real(told, table, prior=0.01)
+    np.testing.assert_allclose(
+        logit(rare["p_real"]), logit(found["p_real"]) + logit(0.01) - logit(0.25), atol=1e-3
+    )
+    np.testing.assert_array_equal(rare["accepted"], found["accepted"])  # who passes does not depend on it
+    with pytest.raises(ConfigError, match=r"never calibrated.*jobs/calibrate.yaml"):
+        ensemble.real(told, table, prior=0.01)
+    blind = Ensemble(ensemble.unets, calibration=CALIBRATED).real([np.nan, 0.999], {})
+    assert np.isnan(blind["p_real"][0])
+    assert blind["accepted"].tolist() == [False, True]
 
 
 def test_parts_that_would_run_code_are_refused(ensemble: Ensemble, tmp_path: Path) -> None:
@@ -164,7 +208,7 @@ def test_a_stack_needs_both_classes() -> None:
 @pytest.mark.filterwarnings("default")
 def test_an_ensemble_is_a_version_beside_its_unet(ensemble: Ensemble, tmp_path: Path) -> None:
     uri, place = f"sqlite:///{tmp_path}/mlflow.db", Location.parse(tmp_path / "artifacts")
-    alone = register(uri, start_run(uri, "test", "unet", place), ensemble.unet, "astrid", {"data": "a"})
+    alone = register(uri, start_run(uri, "test", "unet", place), ensemble.unets[0], "astrid", {"data": "a"})
     promote(uri, "astrid", alone, "auc", 0.8, "a", lambda other: 0.0)
     assert load_ensemble(uri, "astrid").trees is None
     run = start_run(uri, "test", "ensemble", place)
@@ -179,11 +223,11 @@ def test_an_ensemble_is_a_version_beside_its_unet(ensemble: Ensemble, tmp_path: 
     verdict = promote(uri, "astrid", version, "auc", 0.9, "b", measure, load_ensemble)
     assert (verdict.champion, measured) == (True, [True])
     assert load_ensemble(uri, "astrid").digest == ensemble.digest
-    assert load_ensemble(uri, f"astrid/{alone}").digest == weights_digest(ensemble.unet)
-    assert weights_digest(load(uri, "astrid@champion")) == weights_digest(ensemble.unet)
+    assert load_ensemble(uri, f"astrid/{alone}").digest == weights_digest(ensemble.unets[0])
+    assert weights_digest(load(uri, "astrid@champion")) == weights_digest(ensemble.unets[0])
     (tmp_path / "e.zip").write_bytes(ensemble_bytes(ensemble))
     assert load_ensemble("", str(tmp_path / "e.zip")).digest == ensemble.digest
-    assert weights_digest(load("", str(tmp_path / "e.zip"))) == weights_digest(ensemble.unet)
+    assert weights_digest(load("", str(tmp_path / "e.zip"))) == weights_digest(ensemble.unets[0])
     import mlflow
 
     try:

@@ -93,7 +93,8 @@ def runs(made: SmallSurvey, file: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 def of_model(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if name.startswith(("p_", "model_"))]
+    unknown = ("uncertainty", "aleatoric", "epistemic")
+    return [name for name in table if name.startswith(("p_", "model_")) or name in unknown]
 
 
 def test_every_peak_of_the_score_stays_as_it_was_and_is_scored(runs: dict[str, pd.DataFrame]) -> None:
@@ -102,9 +103,10 @@ def test_every_peak_of_the_score_stays_as_it_was_and_is_scored(runs: dict[str, p
     told = [*of_model(scored), "object"]
     pd.testing.assert_frame_equal(kept.drop(columns=told), plain.drop(columns=told).reset_index(drop=True))
     assert plain[of_model(plain)].isna().all().all()
-    without_trees = scored[of_model(scored)].drop(columns="p_trees")
+    without_trees = scored[of_model(scored)].drop(columns=["p_trees", "epistemic"])
     assert np.isfinite(without_trees).all().all()
-    assert scored["p_trees"].isna().all()
+    assert scored[["p_trees", "epistemic"]].isna().all().all()  # no trees; one network, asked once
+    np.testing.assert_allclose(scored["aleatoric"], scored["uncertainty"], atol=1e-6)
     pd.testing.assert_series_equal(scored["p_real"], scored["p_unet"], check_names=False)
     classes = scored[[f"p_{name}" for name in MODEL_CLASSES]]
     np.testing.assert_allclose(classes.sum(axis=1), 1, atol=1e-5)
@@ -211,7 +213,7 @@ def test_a_job_goes_on_with_its_model_and_with_no_other(
 def marker_digest() -> str:
     from astrid_dist.learning.ensemble import Ensemble
 
-    return Ensemble(marker()).digest
+    return Ensemble((marker(),)).digest
 
 
 def without(name: str) -> Callable[[str], Any]:
@@ -261,7 +263,7 @@ def test_a_worker_that_finds_another_model_than_the_jobs_says_so(
     other = scoring.choose_model(file, None, Location.parse(planned.job.output))
     assert detect.task(planned.job.settings, key).counts["peaks"] > 0
     scoring.keep_model(
-        scoring.Chosen("", type(other.ensemble)(marker(seed=1))), Location.parse(planned.job.output)
+        scoring.Chosen("", type(other.ensemble)((marker(seed=1),))), Location.parse(planned.job.output)
     )
     changed = {**planned.job.settings, "model": "x.pt#0123456789abcdef"}
     with pytest.raises(InputError, match="should be the model 0123456789abcdef, there is the model"):

@@ -13,12 +13,12 @@ from astrid_dist.cli import _load
 from astrid_dist.errors import InputError, ResumeConflictError
 from astrid_dist.learning.ensemble import Ensemble
 from astrid_dist.learning.model_file import save_model
-from astrid_dist.learning.registry import load_ensemble
+from astrid_dist.learning.registry import load_ensemble, registered_name
 from astrid_dist.learning.unet import UNet, UNetConfig
 from astrid_dist.stages import ensemble as stage
-from astrid_dist.stages import scoring
+from astrid_dist.stages import labelled, scoring
 from astrid_dist.stages.comparison import Comparison
-from astrid_dist.stages.ensemble import Settings, make, registered_name, run
+from astrid_dist.stages.ensemble import Settings, make, run
 from astrid_dist.stages.labels import BESIDE_PX, labels, sky_cells
 from astrid_dist.store.locations import Location
 from astrid_dist.store.templates import create_product, set_state
@@ -83,12 +83,12 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, pd
     rows = table[real][["x", "y", "group"]].reset_index(drop=True)
     rows = rows.assign(difference_epoch=0, countable=True, true_snr=10.0)
     rows["class"] = "transient"
-    monkeypatch.setattr(stage, "compare", lambda *_: Comparison(rows, table, 1))
+    monkeypatch.setattr(labelled, "compare", lambda *_: Comparison(rows, table, 1))
     torch.manual_seed(0)
     unet = UNet(UNetConfig(widths=(4, 8), hidden=8, heads=2, condition=4)).eval()
     save_model(unet, tmp_path / "model.pt")
     url = str(tmp_path / "candidates.zarr")
-    chosen = scoring.Chosen(f"model.pt#{Ensemble(unet).digest}", Ensemble(unet))
+    chosen = scoring.Chosen(f"model.pt#{Ensemble((unet,)).digest}", Ensemble((unet,)))
     inputs = {"reference": "r", "difference": "d", "model": chosen.pinned}
     create_product(Location.parse(url), "candidates", job="detect", inputs=inputs, digest="x")
     scoring.keep_model(chosen, Location.parse(url))
@@ -132,10 +132,8 @@ def test_what_is_told_of_a_candidate_does_not_know_its_label(found: tuple[Settin
     """With labels dealt out at random there is nothing to learn, and nobody claims so."""
     from dataclasses import replace
 
-    from astrid_dist.learning.registry import load
-
     settings, _ = found
-    examples = stage.read_examples(settings, load("", settings.model))
+    examples = stage.read_examples(settings, load_ensemble("", settings.model))
     shuffled = replace(examples, real=np.random.default_rng(0).permutation(examples.real))
     for name, scores in make(shuffled, settings).scores.items():
         assert scores["auc"] == pytest.approx(0.5, abs=0.08), name
