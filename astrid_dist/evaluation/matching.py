@@ -50,13 +50,13 @@ def match_one_to_one(
     return matched[:, 0], matched[:, 1]
 
 
-def wilson_interval(successes: int, trials: int, sigmas: float = 1.0) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, sigmas: float = 1.0) -> tuple[float, float]:
     """Interval of a binomial fraction by Wilson (1927), sound for few trials and at 0 and 1.
 
     Parameters
     ----------
-    successes, trials : int
-        Counts; no trials give (0, 1).
+    successes, trials : float
+        Counts, or effective ones of weighted examples; no trials give (0, 1).
     sigmas : float
         Half width in Gaussian standard deviations: 1 covers 68%.
     """
@@ -71,17 +71,15 @@ def wilson_interval(successes: int, trials: int, sigmas: float = 1.0) -> tuple[f
 
 
 @dataclass(frozen=True)
-class CompletenessBin:
-    """Fraction of true objects found in one bin of magnitude or SNR."""
+class CountedFraction:
+    """A share that was counted, with its uncertainty."""
 
-    low: float
-    high: float
     trials: int
     found: int
 
     @property
     def fraction(self) -> float:
-        """Found over all, NaN for an empty bin."""
+        """Found over all, NaN where there are none."""
         return self.found / self.trials if self.trials else float("nan")
 
     @property
@@ -89,22 +87,35 @@ class CompletenessBin:
         """68% interval of the fraction."""
         return wilson_interval(self.found, self.trials)
 
+    @property
+    def interval95(self) -> tuple[float, float]:
+        """95% interval of the fraction."""
+        return wilson_interval(self.found, self.trials, 1.96)
+
+
+@dataclass(frozen=True)
+class CompletenessBin(CountedFraction):
+    """Fraction of true objects found in a bin of magnitude or SNR; or of detections that are true."""
+
+    low: float
+    high: float
+
 
 def completeness(values: ArrayLike, found: ArrayLike, edges: ArrayLike) -> list[CompletenessBin]:
-    """Fraction found in bins of a property of the true objects.
+    """Fraction found in bins of a property of the true objects; or of detections, how many are true: purity.
 
     Parameters
     ----------
     values : (n,) array_like
-        Magnitude or SNR of each injectable true object.
+        Magnitude or SNR of each injectable true object (true SNR), or of each detection (measured SNR).
     found : (n,) array_like of bool
-        Whether it was detected.
+        Whether it was detected, or is true.
     edges : (bins + 1,) array_like
         Ascending; a bin holds its lower edge.
     """
     v, hit, e = np.asarray(values, float), np.asarray(found, bool), np.asarray(edges, float)
     return [
-        CompletenessBin(float(low), float(high), int(inside.sum()), int((inside & hit).sum()))
+        CompletenessBin(int(inside.sum()), int((inside & hit).sum()), float(low), float(high))
         for low, high in pairwise(e)
         for inside in [(v >= low) & (v < high)]
     ]
