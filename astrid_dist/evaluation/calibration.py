@@ -28,22 +28,34 @@ class ReliabilityBin:
     high: float
     #: Share of all weight.
     share: float
-    #: Effective number of examples, (sum of weights)^2 / sum of their squares (Kish 1965).
-    number: float
     #: Mean probability told.
     told: float
     #: Share of real weight.
     real: float
+    #: Effective numbers of examples of each class, (sum of weights)^2 / sum of their squares (Kish 1965).
+    real_number: float
+    bogus_number: float
+    #: Mean weight of a real example over that of a bogus one.
+    odds: float
+
+    @property
+    def number(self) -> float:
+        """Effective number of examples."""
+        return self.real_number + self.bogus_number
 
     @property
     def interval(self) -> tuple[float, float]:
-        """68% interval of `real` by Wilson, from the effective number."""
-        return wilson_interval(self.real * self.number, self.number)
+        """68% interval of `real`: Wilson's of the numbers, its odds weighted as the classes are."""
+        return self._interval(1.0)
 
     @property
     def interval95(self) -> tuple[float, float]:
         """95% interval of the same."""
-        return wilson_interval(self.real * self.number, self.number, 1.96)
+        return self._interval(1.96)
+
+    def _interval(self, sigmas: float) -> tuple[float, float]:
+        low, high = wilson_interval(self.real_number, self.number, sigmas)
+        return low * self.odds / (low * self.odds + 1 - low), high * self.odds / (high * self.odds + 1 - high)
 
 
 @dataclass(frozen=True)
@@ -108,21 +120,17 @@ def reliability(
     q, r, w = _probabilities(p, real, weight)
     at = _bins(q, w, bins, equal_mass)
     mass, told, true = _sums(at, bins, q, r, w)
-    squares = np.bincount(at, w**2, bins)
+    numbers = [_effective(at, bins, w * of) for of in (r, ~r)]
+    everywhere = _odds(w, r)
     out = []
     for b in np.flatnonzero(mass > 0):
-        inside = q[(at == b) & (w > 0)]
-        low, high = (inside.min(), inside.max()) if equal_mass else (b / bins, (b + 1) / bins)
-        out.append(
-            ReliabilityBin(
-                float(low),
-                float(high),
-                float(mass[b] / mass.sum()),
-                float(mass[b] ** 2 / squares[b]),
-                float(told[b] / mass[b]),
-                float(min(true[b] / mass[b], 1)),
-            )
-        )
+        inside = (at == b) & (w > 0)
+        low, high = (q[inside].min(), q[inside].max()) if equal_mass else (b / bins, (b + 1) / bins)
+        n1, n0 = float(numbers[0][b]), float(numbers[1][b])
+        odds = (true[b] / n1) / ((mass[b] - true[b]) / n0) if n1 and n0 else everywhere
+        share = float(mass[b] / mass.sum())
+        known = float(told[b] / mass[b]), float(min(true[b] / mass[b], 1))
+        out.append(ReliabilityBin(float(low), float(high), share, *known, n1, n0, float(odds)))
     return out
 
 
@@ -173,18 +181,19 @@ def error_by_chance(
     (draws,) float64
     """
     q, _, w = _probabilities(p, np.zeros(np.shape(p), bool), weight)
-    moved = prior is not None and share is not None
-    chance = shift_prior(q, prior, share) if prior is not None and share is not None else q
+    chance = q if prior is None or share is None else shift_prior(q, prior, share)
     rng = np.random.default_rng([seed, len(q)])
-    fixed = None if moved else _bins(q, w, bins, equal_mass)
+    at, ties = _bins(q, w, bins, equal_mass), _ties(q) if equal_mass else None
     errors = []
     for _ in range(draws):
         real = rng.random(len(q)) < chance
-        if fixed is not None:
-            errors.append(_error(fixed, bins, q, real, w))
-        elif w[real].any() and w[~real].any() and prior is not None:
+        v = w
+        if prior is not None and share is not None:
+            if not (w[real].any() and w[~real].any()):
+                continue  # a draw without both classes cannot be weighted
             v = prior_weights(real, prior, w)
-            errors.append(_error(_bins(q, v, bins, equal_mass), bins, q, real, v))
+            at = at if ties is None else _equal_mass(ties, v, bins)
+        errors.append(_error(at, bins, q, real, v))
     return np.array(errors)
 
 
@@ -261,10 +270,19 @@ def _bins(p: Floats, weight: Floats, bins: int, equal_mass: bool) -> Ints:
     """(n,) bin of each probability."""
     if not equal_mass:
         return np.minimum((p * bins).astype(np.int64), bins - 1)
-    _, at = np.unique(p, return_inverse=True)
-    mass = np.bincount(at, weight)
+    return _equal_mass(_ties(p), weight, bins)
+
+
+def _ties(p: Floats) -> Ints:
+    """(n,) rank of each probability; equal ones share one."""
+    return np.unique(p, return_inverse=True)[1].astype(np.int64)
+
+
+def _equal_mass(ties: Ints, weight: Floats, bins: int) -> Ints:
+    """(n,) bin of each example, by where the middle of its rank's weight lies."""
+    mass = np.bincount(ties, weight)
     middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return np.asarray(np.minimum((middle * bins).astype(np.int64), bins - 1)[at])
+    return np.asarray(np.minimum((middle * bins).astype(np.int64), bins - 1)[ties])
 
 
 def _sums(at: Ints, bins: int, p: Floats, real: Bools, weight: Floats) -> tuple[Floats, Floats, Floats]:
@@ -273,6 +291,18 @@ def _sums(at: Ints, bins: int, p: Floats, real: Bools, weight: Floats) -> tuple[
         np.bincount(at, of, bins).astype(np.float64) for of in (weight, weight * p, weight * real)
     )
     return mass, told, true
+
+
+def _effective(at: Ints, bins: int, weight: Floats) -> Floats:
+    """(bins,) effective number of examples with these weights."""
+    total, squares = np.bincount(at, weight, bins), np.bincount(at, weight**2, bins)
+    return np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1), 0.0)
+
+
+def _odds(weight: Floats, real: Bools) -> float:
+    """Mean weight of a real example over that of a bogus one, 1 where a class is missing."""
+    r, b = weight[real & (weight > 0)], weight[~real & (weight > 0)]
+    return float(r.mean() / b.mean()) if len(r) and len(b) else 1.0
 
 
 def _error(at: Ints, bins: int, p: Floats, real: Bools, weight: Floats) -> float:

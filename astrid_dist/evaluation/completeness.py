@@ -116,10 +116,12 @@ def curve_points(
     """
     x, hit, w = _checked(values, found, None)
     middle, at = _fine(x)
-    each = np.zeros((len(x), 2 * len(middle)))
-    rows = np.arange(len(x))
-    each[rows, at] = w
-    each[rows, len(middle) + at] = hit
+    image = np.asarray(groups)
+    if image.shape != x.shape:
+        raise InputError(f"values {x.shape}, groups {image.shape}: one group for each value is needed")
+    images, image = np.unique(image, return_inverse=True)
+    cell, shape = image * len(middle) + at, (len(images), len(middle))
+    counts = [np.bincount(cell, of, len(images) * len(middle)).reshape(shape) for of in (w, hit)]
 
     def points(sums: Floats) -> Floats:
         trials, hits = np.split(sums, 2)
@@ -128,7 +130,9 @@ def curve_points(
         curve = _fit(middle, trials, hits)
         return np.array([curve.point(one) for one in levels])
 
-    return bootstrap_sums(points, each, groups, draws=draws, level=level, seed=seed)
+    return bootstrap_sums(
+        points, np.concatenate(counts, axis=1), np.arange(len(images)), draws=draws, level=level, seed=seed
+    )
 
 
 def _checked(values: ArrayLike, found: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats, Floats]:

@@ -134,8 +134,23 @@ def test_a_model_that_is_too_sure_is_found_out():
 def test_weights_make_fewer_examples():
     even, uneven = (reliability([0.5] * 100, [True, False] * 50, w)[0] for w in (None, [1.0] * 99 + [99.0]))
     assert even.number == pytest.approx(100)
-    assert uneven.number == pytest.approx(198**2 / (99 + 99**2))
+    assert uneven.number == pytest.approx(50 + 148**2 / (49 + 99**2))
     assert uneven.interval[1] - uneven.interval[0] > even.interval[1] - even.interval[0]
+
+
+def test_intervals_at_another_prior_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(3)
+    inside, bins = np.zeros(2), 0
+    for _ in range(60):
+        p = rng.beta(0.4, 0.4, 1500)
+        real = rng.random(1500) < p
+        at = shift_prior(p, 0.5, 0.05)
+        for one in reliability(at, real, prior_weights(real, 0.05), equal_mass=True):
+            for k, (low, high) in enumerate((one.interval, one.interval95)):
+                inside[k] += low <= one.told <= high
+            bins += 1
+    # Wilson's is a little wide where a bin has few of one class
+    assert inside / bins == pytest.approx([0.71, 0.955], abs=0.05)
 
 
 def test_what_is_no_probability_is_refused():
