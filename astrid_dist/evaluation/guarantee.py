@@ -29,8 +29,8 @@ Ints = NDArray[np.int64]
 #: Of losses (..., n) between 0 and 1, a limit of their mean, and a confidence.
 PValue = Callable[[Floats, float, float], Floats]
 
-#: Largest bet, as a share of the one that may lose all: 0.75 certifies more where losses are heavy-tailed, 1 where
-#: they are rare.
+#: Largest bet, as a share of the one that may lose all: 0.75 certifies more where losses are heavy-tailed, 1
+#: where they are rare.
 _BOLDEST = 0.9
 #: Thresholds tested at once.
 _BLOCK = 64
