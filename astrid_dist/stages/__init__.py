@@ -44,6 +44,8 @@ STAGES = {
         "train",
         "tune",
         "ensemble",
+        "calibrate",
+        "evaluate",
     )
 }
 

@@ -7,10 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from astrid_dist.engine.keys import ShardKey
+from astrid_dist.errors import ConfigError
 from astrid_dist.evaluation.matching import match_one_to_one
 from astrid_dist.flags import UNUSABLE
 from astrid_dist.query.magnitudes import AB_OF_ONE_MICROJANSKY, microjansky
 from astrid_dist.simulation.truth import difference_flux
+from astrid_dist.store.ledger import Ledger
+from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_candidates, open_difference, open_reference, open_truth
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ class Comparison:
 def compare(
     truth: str, reference: str, difference: str, candidates: str, *, radius_px: float = 2.0
 ) -> Comparison:
-    """Match candidates with the truth, one to one within a radius, image by image.
+    """Match candidates with the truth, one to one within a radius, in every image that was searched.
 
     Parameters
     ----------
@@ -66,6 +70,11 @@ def compare(
         URLs of the products. Epochs meet by the names of their files.
     radius_px : float
         Farthest a match may be.
+
+    Raises
+    ------
+    ConfigError
+        As `searched`, and the functions that open products.
     """
     import pandas as pd
 
@@ -74,12 +83,15 @@ def compare(
     found["group"] = found["field"].astype(str) + "/" + found["band"].astype(str)
     found["truth"], found["cause"] = -1, "unknown"
     references, differences = open_reference(reference), open_difference(difference)
+    looked_at = searched(candidates)
     parts: list[pd.DataFrame] = []
     start = images = 0
     for group in differences:
         dataset, made = differences[group], references[group].attrs["reference"]
         stars = _bright_stars(references[group])
         for epoch in np.flatnonzero(dataset["valid"].to_numpy()):
+            if (group, epoch) not in looked_at:
+                continue
             images += 1
             image = dataset.isel(epoch=epoch)
             own = rows[rows["source"] == file_of(str(image["source"].item()))].reset_index(drop=True)
@@ -94,6 +106,22 @@ def compare(
             parts.append(own)
             start += len(own)
     return Comparison(pd.concat(parts, ignore_index=True), found, images)
+
+
+def searched(candidates: str) -> set[tuple[str, int]]:
+    """Images that were looked at for candidates, as (group, epoch), those without any too.
+
+    Raises
+    ------
+    ConfigError
+        The ledger beside the candidates, which says so, is missing.
+    """
+    keys = [ShardKey.parse(key) for key in Ledger(Location.parse(candidates)).finished("detect")]
+    if not keys:
+        raise ConfigError(
+            f"{candidates}.ledger does not say which images were searched: copy it along with the candidates"
+        )
+    return {(key.group, key.epoch) for key in keys}
 
 
 def file_of(source: str) -> str:

@@ -53,8 +53,8 @@ def detections(
             f"S_corr {row['snr']:+.1f} (true SNR {row['true_snr']:+.1f}); "
             f"{row['flux']:.1f} ± {row['flux_err']:.1f} µJy (true {row['flux_ujy']:.1f}){host}"
         )
-        picture, epoch = _picture(row, products)
-        items.append((picture, f"{row['kind']}, epoch {epoch}", caption))
+        image, epoch = picture(row, products)
+        items.append((image, f"{row['kind']}, epoch {epoch}", caption))
     return items
 
 
@@ -65,8 +65,8 @@ def false_alarms(comparison: Comparison, products: "Products", most: int = 3) ->
         cause = "no known cause" if row["cause"] == "unknown" else str(row["cause"]).replace("_", " ")
         place = f"x {row['x']:.1f}, y {row['y']:.1f}"
         caption = f"S_corr {row['snr']:+.1f}, χ² per degree of freedom {row['chi2']:.1f}; {place}"
-        picture, epoch = _picture(row, products)
-        items.append((picture, f"{cause}, epoch {epoch}", caption))
+        image, epoch = picture(row, products)
+        items.append((image, f"{cause}, epoch {epoch}", caption))
     return items
 
 
@@ -79,12 +79,12 @@ def scored(
         name = str(comparison.truth.loc[row["truth"], "kind"]) if real else str(row["cause"])
         what = {"unknown": "no known cause"}.get(name, name).replace("_", " ")
         caption = f"p_real {row['p_real']:.2f}, S_corr {row['snr']:+.1f}; x {row['x']:.1f}, y {row['y']:.1f}"
-        picture, epoch = _picture(row, products)
-        items.append((picture, f"{'real' if real else 'false'}: {what}, epoch {epoch}", caption))
+        image, epoch = picture(row, products)
+        items.append((image, f"{'real' if real else 'false'}: {what}, epoch {epoch}", caption))
     return items
 
 
-def _picture(row: "pd.Series[Any]", products: "Products") -> tuple[bytes, int]:
+def picture(row: "pd.Series[Any]", products: "Products") -> tuple[bytes, int]:
     """The four planes around a candidate, and its epoch in the survey."""
     difference = products["difference"][row["group"]].isel(epoch=int(row["epoch"]))
     epoch = int(difference["survey_epoch"])

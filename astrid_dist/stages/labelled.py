@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid_dist.engine.keys import ShardKey
 from astrid_dist.errors import InputError
 from astrid_dist.stages.comparison import compare
 from astrid_dist.stages.labels import BOGUS_LABEL, IGNORED, REAL_LABEL, labels
 from astrid_dist.stages.scoring import kept_model
-from astrid_dist.store.ledger import Ledger
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_truth
 from astrid_dist.store.templates import product_header
@@ -107,9 +105,3 @@ def label_candidates(
 def columns_of(table: "pd.DataFrame") -> dict[str, NDArray[Any]]:
     """Columns of a table as arrays."""
     return {str(name): table[name].to_numpy() for name in table.columns}
-
-
-def searched(candidates: str) -> list[tuple[str, int]]:
-    """Images that were looked at, as (group, epoch), those without candidates too."""
-    keys = (ShardKey.parse(marker["key"]) for marker in Ledger(Location.parse(candidates)).markers("detect"))
-    return sorted({(key.group, key.epoch) for key in keys})

@@ -1,9 +1,13 @@
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 import astrid_dist as astrid
+from astrid_dist.errors import ConfigError, ResumeConflictError
+from astrid_dist.stages import evaluate
 from astrid_dist.stages.comparison import compare, file_of
 from astrid_dist.stages.demo import run_demo
 
@@ -124,3 +128,31 @@ def test_a_model_is_trained_and_scores_every_candidate(tmp_path):
     assert ">Real or bogus</h2>" in html
     assert ">What the network got wrong</h2>" in html
     assert (tmp_path / "training" / "model.pt").exists()
+
+
+def test_its_candidates_can_be_judged(demo, comparison, tmp_path):
+    folder = demo[0]
+    given = {"candidates": str(folder / "candidates.zarr"), "truth": str(folder / "truth.zarr")}
+    settings = evaluate.Settings(**given, output=str(tmp_path / "evaluation"), least_snr=5.0)
+    said = []
+    evaluate.run(settings, said.append)
+    found = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    countable = comparison.countable
+    bright = countable[countable["true_snr"].abs() >= 5]
+    assert found["images"] == 3
+    assert found["sources"] == len(bright)
+    recall = found["end_to_end"]["S_corr cut"]["recall"][0]
+    assert recall == pytest.approx((bright["candidate"] >= 0).mean())
+    assert 0.1 < found["megapixels"] <= 3 * 256 * 256 / 1e6
+    page = (tmp_path / "evaluation" / "report.html").read_text()
+    assert page.count("<img") >= 6
+    assert 'src="http' not in page
+    assert said[0].startswith("3 images")
+    assert (tmp_path / "evaluation" / "strata.csv").read_text().startswith("stratum,value,sources,recall")
+    evaluate.run(settings, said.append)  # the same again
+    with pytest.raises(ResumeConflictError, match="an evaluation of other settings"):
+        evaluate.run(settings.model_copy(update={"least_snr": 6.0}), said.append)
+    alone = shutil.copytree(folder / "candidates.zarr", tmp_path / "alone.zarr")
+    changed = {"candidates": str(alone), "output": str(tmp_path / "another")}
+    with pytest.raises(ConfigError, match="which images were searched"):
+        evaluate.run(settings.model_copy(update=changed))
