@@ -43,6 +43,10 @@ class Guarantee:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     """Settings of detection, and what else must be as it was for it to hold."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= float(self.p_threshold) <= 1 or int(self.images) < 1:
+            raise ConfigError(f"a threshold of {self.p_threshold} on {self.images} images is none of p_real")
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -106,8 +110,6 @@ def read_calibration(content: bytes, path: str) -> Calibration:
             raise InputError(f"{path}: this calibration was not written by this version ({_FORMAT})")
         if (given := said.pop("guarantee")) is not None:
             given = Guarantee(**given)
-            if not 0 <= float(given.p_threshold) <= 1 or int(given.images) < 1:
-                raise ValueError(f"threshold {given.p_threshold} on {given.images} images")
         return Calibration(**said, guarantee=given)
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise InputError(

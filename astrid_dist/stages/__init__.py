@@ -45,6 +45,7 @@ STAGES = {
         "tune",
         "ensemble",
         "calibrate",
+        "calibrate",
         "evaluate",
     )
 }

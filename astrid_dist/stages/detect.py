@@ -129,7 +129,7 @@ def plan(settings: Settings) -> Plan:
         open_inputs(difference, blocks[0].group)
         settings = settings.model_copy(update={"model": model.pinned})
         inputs["model"] = model.pinned
-        warnings += [*model.warnings, *_asked_too_much(settings, model.ensemble)]
+        warnings += [*model.warnings, *_not_covered(settings, model.ensemble)]
         # Science and template too: image, variance, mask, sky and its noise of each.
         read, requests = read + 20 * (read // 14), requests + 20
         memory += 60 * largest + scoring.memory_bytes(model.ensemble)
@@ -138,7 +138,7 @@ def plan(settings: Settings) -> Plan:
     return Plan(job, keys, estimate, warnings)
 
 
-def _asked_too_much(settings: Settings, ensemble: "Ensemble") -> list[str]:
+def _not_covered(settings: Settings, ensemble: "Ensemble") -> list[str]:
     """What the plan says of a guarantee that does not hold; ConfigError for what the model cannot do."""
     if settings.mc_samples and not ensemble.config.dropout:
         raise ConfigError(
@@ -152,7 +152,9 @@ def _asked_too_much(settings: Settings, ensemble: "Ensemble") -> list[str]:
     calibration = ensemble.calibration
     if calibration is None or calibration.guarantee is None:
         return []
-    here, there = scoring.conditions(settings.model_dump()), calibration.guarantee.conditions
+    groups = groups_of(Location.parse(settings.difference), "difference", settings.fields)
+    here = scoring.conditions(settings.model_dump(), scoring.surveys_of(settings.difference, groups))
+    there = calibration.guarantee.conditions
     if not (other := [name for name in here if here[name] != there.get(name)]):
         return []
     differ = ", ".join(f"{name} is {here[name]}, was {there.get(name)}" for name in other)
@@ -241,7 +243,7 @@ def finalise(plan: Plan) -> None:
         earlier = open_candidates(settings.objects) if settings.objects else None
         if settings.model is not None:
             model = scoring.kept_model(settings.output, settings.model)
-            covered = not _asked_too_much(settings, model)
+            covered = not _not_covered(settings, model)
             columns |= scoring.probabilities(columns, model, settings.prior, accept=covered)
         columns["object"] = link_objects(columns, MERGE_RADIUS_PX, earlier)
     said = {name: getattr(settings, name) for name in ("threshold", "model", "mc_samples", "prior")}

@@ -4,7 +4,7 @@ The model is resolved when a job is planned, kept beside its output, and read fr
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ from astrid_dist.imaging.separation import Peaks
 from astrid_dist.stages.model_planes import model_planes
 from astrid_dist.stages.shard_sources import Shard
 from astrid_dist.store.locations import Location
+from astrid_dist.store.reading import ProductReader
 from astrid_dist.taxonomy import CLASSES, REAL
 
 if TYPE_CHECKING:
@@ -122,9 +123,17 @@ def _kept(output: str, digest: str) -> "Ensemble":
     return ensemble
 
 
-def conditions(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of detection that must be as they were for a threshold's guarantee to hold."""
-    return {name: settings[name] for name in ("threshold", "quality", "propose", "mc_samples")}
+def conditions(settings: Mapping[str, Any], surveys: list[str]) -> dict[str, Any]:
+    """What must be as it was for a threshold's guarantee to hold: settings of detection, and surveys."""
+    chosen = ("threshold", "quality", "propose", "mc_samples")
+    return {**{name: settings[name] for name in chosen}, "surveys": surveys}
+
+
+def surveys_of(difference: str, groups: Iterable[str]) -> list[str]:
+    """Names of the surveys that groups of a difference are of."""
+    product = Location.parse(difference)
+    readers = (ProductReader(product, group) for group in sorted(set(groups)))
+    return sorted({str(reader.attributes.get("survey", "")) for reader in readers})
 
 
 def halo_px(ensemble: "Ensemble") -> int:

@@ -416,8 +416,8 @@ PRODUCTS: dict[str, dict[str, Variable]] = {
                 found_by | string | | score: a peak of S_corr; model: of its pixels alone
                 p_real | f4 | 1 | probability of being real
                 uncertainty | f4 | 1 | entropy of p_real, nats: 0 is sure, 0.69 open
-                aleatoric | f4 | 1 | part of p_unet's entropy, nats, on which networks agree: the data leave it open
-                epistemic | f4 | 1 | the other part, on which they disagree; NaN of one network asked once
+                aleatoric | f4 | 1 | entropy of p_unet, nats: the part that all networks tell
+                epistemic | f4 | 1 | the rest, on which networks disagree; NaN of one that was asked once
                 p_unet | f4 | 1 | probability of being real that the network says
                 p_trees | f4 | 1 | probability of being real that trees on the other columns say
                 {_CLASS_ROWS}
