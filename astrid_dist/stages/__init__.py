@@ -45,7 +45,6 @@ STAGES = {
         "tune",
         "ensemble",
         "calibrate",
-        "calibrate",
         "evaluate",
     )
 }
