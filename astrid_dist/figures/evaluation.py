@@ -10,13 +10,11 @@ from astrid_dist.figures.canvas import BLUE, GREEN, INK, ORANGE, PURPLE, legend,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from astrid_dist.evaluation.metrics import Ranking
-
 _COLOURS = (INK, GREEN, ORANGE, BLUE)
 
 
-def purity_completeness(rankings: "Mapping[str, Ranking]", prior: float) -> "Figure":
-    """Purity against completeness at a prior, for up to four scores."""
+def purity_completeness(rankings: Mapping[str, Any], prior: float) -> "Figure":
+    """Purity against completeness at a prior, for up to four of `astrid_dist.evaluation.metrics.Ranking`."""
     figure, axes = new_figure(4.6, 3.4)
     for (name, one), colour in zip(rankings.items(), _COLOURS, strict=False):
         axes.plot(one.completeness, one.purity(prior), color=colour, label=name, linewidth=1.4)
@@ -26,7 +24,7 @@ def purity_completeness(rankings: "Mapping[str, Ranking]", prior: float) -> "Fig
     return figure
 
 
-def roc(rankings: "Mapping[str, Ranking]") -> "Figure":
+def roc(rankings: Mapping[str, Any]) -> "Figure":
     """Share of the real against the share of the bogus that pass, the latter on a logarithmic axis."""
     figure, axes = new_figure(4.6, 3.4)
     for (name, one), colour in zip(rankings.items(), _COLOURS, strict=False):

@@ -90,7 +90,7 @@ def compare(
         dataset, made = differences[group], references[group].attrs["reference"]
         stars = _bright_stars(references[group])
         for epoch in np.flatnonzero(dataset["valid"].to_numpy()):
-            if (group, epoch) not in looked_at:
+            if (group, int(epoch)) not in looked_at:
                 continue
             images += 1
             image = dataset.isel(epoch=epoch)

@@ -133,6 +133,9 @@ def _limit(found: Figures) -> str:
         f"Dotted: the share that passes S_corr {whole['threshold_of_limit']:.2f} in white noise. Peaks are "
         "sought among pixels, so that what is fainter is found a little more often than that."
     )
+    if points := whole.get("points"):
+        said = [f"{100 * float(level):.0f} % at SNR {_with(point)}" for level, point in points.items()]
+        text = f"Accepted: {', '.join(said)}. {text}"
     return page.section("Completeness", text, page.figure(drawing, "", "share found by true SNR"))
 
 
@@ -185,11 +188,13 @@ def _places(found: Figures) -> str:
             f"{one['median_px']:.3f}",
             f"{one['percentile_95_px']:.3f}",
             f"{100 * one['within_1_px']:.1f} %",
+            f"{one['pull']:.2f}",
         ]
         for name, one in found["localisation"].items()
     ]
-    header = ["place by", "sources of SNR 10 or more", "median (px)", "95 % (px)", "within 1 px"]
-    return page.section("Places", "", page.table(header, rows))
+    header = ["place by", "sources of SNR 10 or more", "median (px)", "95 % (px)", "within 1 px", "pull"]
+    text = "Pull: error over FWHM / (2.355 SNR) along an axis; 1.41 is the least that white noise allows."
+    return page.section("Places", text, page.table(header, rows))
 
 
 def _errors(judged: Judged, inputs: Mapping[str, Any], most: int) -> str:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+#: Least true |SNR| at which anything is said of a source.
+FAINTEST = 2.0
 #: Column of each score; they are judged where a column is there and says something.
 SCORES = {"S_corr cut": "snr", "trees": "p_trees", "U-Net": "p_unet", "model": "p_real"}
 #: Edges of bins of |SNR|.
-SNR_EDGES = (3.0, 4.0, 5.0, 5.5, 6.5, 8.0, 10.0, 15.0, 30.0, 1e9)
+SNR_EDGES = (2.0, 3.0, 4.0, 5.0, 5.5, 6.5, 8.0, 10.0, 15.0, 30.0, 1e9)
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,10 @@ class Judged:
     comparison: Comparison
     candidates: "pd.DataFrame"
     """As the comparison's, with ``label``, ``image`` and ``cell``; ignored ones too."""
-    truth: "pd.DataFrame"
-    """Countable sources of enough SNR, with ``image``, ``sign``, ``environment``."""
+    sources: "pd.DataFrame"
+    """All countable ones, with ``image``, ``sign``, ``environment`` and ``SNR``, the name of a bin."""
+    least_snr: float
+    """Fainter sources are neither found nor missed, but in completeness by SNR."""
     threshold: float
     """Of the probability, from which a candidate is accepted."""
     seed: int = 0
@@ -48,19 +52,18 @@ class Judged:
     ) -> "Judged":
         """Label and group what was compared.
 
-        `least_snr`: fainter sources are neither found nor missed. `known`: truth of what changed before
-        anything was put in, which is left out.
+        `known`: truth of what changed before anything was put in, which is left out.
         """
         candidates = found.candidates.copy()
         candidates["label"] = labels(found, least_snr, known)
         candidates["image"] = _codes(candidates["group"], candidates["epoch"])
         candidates["cell"] = sky_cells(candidates, cell_arcsec)
-        truth = found.countable[found.countable["true_snr"].abs() >= least_snr].copy()
+        truth = found.countable[found.countable["true_snr"].abs() >= FAINTEST].copy()
         truth["image"] = _codes(truth["group"], truth["difference_epoch"])
         truth["sign"] = np.where(truth["true_snr"] > 0, "brighter", "fainter")
         truth["environment"] = np.where(truth["host"] == "", "no host", "in a galaxy")
         truth["SNR"] = snr_bins(truth["true_snr"].abs())
-        return cls(found, candidates, truth, threshold, seed)
+        return cls(found, candidates, truth, least_snr, threshold, seed)
 
     @cached_property
     def scores(self) -> dict[str, Floats]:
@@ -95,18 +98,24 @@ class Judged:
             return np.asarray(self.candidates["found_by"] == "score")
         return self.scores[name] >= self.threshold
 
-    def found(self, name: str) -> Bools:
-        """(truth,) what has a candidate that passes."""
-        place = self.truth["candidate"].to_numpy()
-        passes = self.accepted(name)[self.candidates.index.get_indexer(place.clip(0))]
-        return np.asarray((place >= 0) & passes)
+    @cached_property
+    def truth(self) -> "pd.DataFrame":
+        """Sources bright enough to be found or missed."""
+        return self.sources[self.sources["true_snr"].abs() >= self.least_snr]
+
+    def found(self, name: str, sources: "pd.DataFrame | None" = None) -> Bools:
+        """(truth,), or of other sources, what has a candidate that passes."""
+        place = (self.truth if sources is None else sources)["candidate"].to_numpy()
+        return np.asarray((place >= 0) & self.accepted(name)[place.clip(0)])
 
 
 def _codes(*columns: "pd.Series") -> NDArray[np.int64]:
     """One number for each combination; the same for both tables."""
     import pandas as pd
 
-    keys = columns[0].astype(str).str.cat([one.astype(str) for one in columns[1:]], sep=" ")
+    keys = columns[0].astype(str)
+    for column in columns[1:]:
+        keys = keys + " " + column.astype(str)
     return np.asarray(pd.util.hash_array(keys.to_numpy(object)).view(np.int64))
 
 
@@ -116,4 +125,4 @@ def snr_bins(snr: "pd.Series") -> NDArray[np.str_]:
     names = [f"below {SNR_EDGES[0]:g}"] + [
         f"{low:g} to {high:g}" if high < 1e8 else f"{low:g} and more" for low, high in pairwise(SNR_EDGES)
     ]
-    return np.array(names)[place.clip(-1, len(SNR_EDGES) - 2) + 1]
+    return np.asarray(np.array(names)[place.clip(-1, len(SNR_EDGES) - 2) + 1])

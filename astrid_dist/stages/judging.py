@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from astrid_dist.evaluation.bootstrap import Interval, ratio_interval
 from astrid_dist.evaluation.calibration import calibration, reliability
 from astrid_dist.evaluation.classes import confusion, recalls, rejected
+from astrid_dist.evaluation.completeness import curve_points
+from astrid_dist.evaluation.limits import matched_filter_recall
+from astrid_dist.evaluation.localisation import localisation
 from astrid_dist.evaluation.matching import completeness
 from astrid_dist.evaluation.metrics import PRIORS, Ranking, at_threshold, prior_weights, ranking
 from astrid_dist.evaluation.scaling import shift_prior
@@ -28,6 +30,8 @@ NEAR_LIMIT = (5.5, 6.5)
 EVEN = 0.5
 #: Purity that is asked for.
 PURITY = 0.95
+#: Shares found whose SNR is told.
+LEVELS = (0.5, 0.9)
 #: Bright enough for places to be judged, SNR.
 BRIGHT = 10.0
 
@@ -103,7 +107,9 @@ def end_to_end(judged: Judged, name: str, megapixels: float) -> Figures:
     per_image = _of_images(judged, false)
     found = judged.found(name)
     return {
-        "false_per_image": _said(ratio_interval(per_image, np.ones(images), np.arange(images))),
+        "false_per_image": _said(
+            ratio_interval(per_image, np.ones(images), np.arange(images), seed=judged.seed)
+        ),
         "false_per_megapixel": float(false.sum() / megapixels),
         "images_without": float((per_image == 0).mean()),
         "recall": _said(_share(judged, found)),
@@ -165,7 +171,7 @@ def strata(judged: Judged) -> Iterator[Figures]:
     found = judged.found(judged.best)
     detected = judged.found("S_corr cut")
     for column in ("class", "kind", "SNR", "sign", "environment", "group"):
-        rows = []
+        rows: list[Figures] = []
         for value, of in judged.truth.groupby(column, observed=True).indices.items():
             mask = np.isin(np.arange(len(judged.truth)), of)
             recall = _share(judged, found, mask)
@@ -182,13 +188,12 @@ def strata(judged: Judged) -> Iterator[Figures]:
 
 
 def complete(judged: Judged) -> Figures:
-    """Share found by true |SNR|, with what a matched filter in white noise would pass.
-
-    At true SNR s and threshold t that is Phi(s - t) at the source's own pixel.
-    """
-    snr, t = judged.truth["true_snr"].abs().to_numpy(), _scorr_threshold(judged)
-    result: Figures = {"threshold_of_limit": t}
+    """Share found by true |SNR|, where half and nine tenths are, and what a matched filter would pass."""
+    sources, threshold = judged.sources, _scorr_threshold(judged)
+    snr = sources["true_snr"].abs().to_numpy()
+    result: Figures = {"threshold_of_limit": threshold}
     for name in dict.fromkeys(["S_corr cut", judged.best]):
+        found = judged.found(name, sources)
         result[name] = [
             {
                 "low": one.low,
@@ -196,11 +201,18 @@ def complete(judged: Judged) -> Figures:
                 "sources": one.trials,
                 "found": one.fraction,
                 "interval": one.interval,
-                "limit": _limit(snr, one.low, one.high, t),
+                "limit": _limit(snr, one.low, one.high, threshold),
             }
-            for one in completeness(snr, judged.found(name), SNR_EDGES)
+            for one in completeness(snr, found, SNR_EDGES)
             if one.trials
         ]
+    if 0 < found.sum() < len(found):
+        image = sources["image"].to_numpy()
+        points = curve_points(np.log(snr), found, image, LEVELS, draws=200, seed=judged.seed)
+        result["points"] = {
+            f"{level:g}": [float(np.exp(v)) for v in (one.value, one.low, one.high)]
+            for level, one in zip(LEVELS, points, strict=True)
+        }
     return result
 
 
@@ -211,8 +223,7 @@ def _scorr_threshold(judged: Judged) -> float:
 
 
 def _limit(snr: Floats, low: float, high: float, threshold: float) -> float:
-    inside = snr[(snr >= low) & (snr < high)]
-    return float(norm.cdf(inside - threshold).mean())
+    return float(matched_filter_recall(snr[(snr >= low) & (snr < high)], threshold).mean())
 
 
 def _rejected(judged: Judged) -> Mapping[str, Any]:
@@ -243,17 +254,17 @@ def localised(judged: Judged) -> Figures:
     for name, x, y in (("detection", "x", "y"), ("model", "model_x", "model_y")):
         if x not in matched or not np.isfinite(matched[x]).any():
             continue
-        off = np.hypot(
-            matched[x].to_numpy() - true["x"].to_numpy(), matched[y].to_numpy() - true["y"].to_numpy()
-        )
-        off = off[bright & np.isfinite(off)]
-        if off.size:
-            result[name] = {
-                "sources": int(off.size),
-                "median_px": float(np.median(off)),
-                "percentile_95_px": float(np.percentile(off, 95)),
-                "within_1_px": float((off <= 1).mean()),
-            }
+        good = bright & np.isfinite(matched[x].to_numpy(float))
+        dx, dy = (matched[told].to_numpy(float) - true[own].to_numpy() for told, own in ((x, "x"), (y, "y")))
+        snr, fwhm = true["true_snr"].to_numpy(), matched["fwhm"].to_numpy(float)
+        one = localisation(dx[good], dy[good], snr[good], fwhm[good])
+        result[name] = {
+            "sources": one.number,
+            "median_px": one.median_px,
+            "percentile_95_px": one.p95_px,
+            "within_1_px": one.within_1px,
+            "pull": one.pull,
+        }
     return result
 
 

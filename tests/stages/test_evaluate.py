@@ -43,13 +43,13 @@ def _comparison(seed: int = 1) -> Comparison:
                 }
             )
             if found >= 0:
-                place = {"x": x + 0.3, "y": y + 0.4, "model_x": x + 0.1, "model_y": y}
+                place = {"fwhm": 2.5, "x": x + 0.3, "y": y + 0.4, "model_x": x + 0.1, "model_y": y}
                 told = rng.uniform(0.3, 1)
                 cause = truth[-1]["class"]
                 row = {"epoch": image, "snr": snr, "p_real": told, "truth": len(truth) - 1, "cause": cause}
                 candidates.append(where | place | row | {"p_transient": told, "p_variable": 1 - told})
         for number in range(6):
-            place = {"x": 20.0 + 30 * number, "y": 150.0, "model_x": np.nan, "model_y": np.nan}
+            place = {"fwhm": 2.5, "x": 20.0 + 30 * number, "y": 150.0, "model_x": np.nan, "model_y": np.nan}
             told = rng.uniform(0, 0.7)
             cause = ("bad_pixel", "unknown")[number % 2]
             row = {"epoch": image, "snr": 6.0, "p_real": told, "truth": -1, "cause": cause}
@@ -139,8 +139,10 @@ def test_probabilities_that_hold_are_told_apart_from_those_that_do_not() -> None
 def test_the_limit_of_a_matched_filter_is_half_at_the_threshold(found: dict) -> None:
     whole = found["completeness"]
     assert whole["threshold_of_limit"] == 5.0
-    faintest = whole["model"][0]
-    assert (faintest["low"], faintest["limit"]) == (5.0, 0.5)
+    by_bin = {one["low"]: one for one in whole["model"]}
+    assert by_bin[5.0]["limit"] == 0.5
+    assert by_bin[3.0]["found"] == 0
+    assert 3 < whole["points"]["0.5"][0] < 13
 
 
 def test_candidates_that_nobody_scored_are_judged_by_s_corr_alone() -> None:
