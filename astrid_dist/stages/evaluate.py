@@ -7,7 +7,7 @@ It has no shards: `run` does everything. The output is a folder with ``metrics.j
 import json
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,9 @@ from astrid_dist.stages.run_folder import run_folder
 from astrid_dist.store.locations import Location
 from astrid_dist.store.opening import open_difference, open_truth
 from astrid_dist.store.templates import product_header
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS, STRATA, REPORT, RUN = "metrics.json", "strata.csv", "report.html", "run.json"
 
@@ -93,7 +96,7 @@ def judge(settings: Settings, inputs: dict[str, Any]) -> Judged:
     """
     found = compare(settings.truth, inputs["reference"], inputs["difference"], settings.candidates)
     known = open_truth(settings.known).to_dataframe() if settings.known else None
-    threshold = 0.5 if settings.threshold is None else settings.threshold
+    threshold = own_threshold(found.candidates) if settings.threshold is None else settings.threshold
     judged = Judged.of(found, threshold, settings.least_snr, known, settings.cell_arcsec, settings.seed)
     if not judged.real.any():
         raise InputError(
@@ -102,6 +105,15 @@ def judge(settings: Settings, inputs: dict[str, Any]) -> Judged:
             "survey that they were found in, or a lower least_snr"
         )
     return judged
+
+
+def own_threshold(candidates: "pd.DataFrame") -> float:
+    """The least probability that detection accepted by the model's own threshold; 0.5 where it has none."""
+    if "accepted" not in candidates:
+        return 0.5
+    accepted = candidates["accepted"].to_numpy(bool)
+    p = candidates["p_real"].to_numpy(float)
+    return float(p[accepted].min()) if accepted.any() else float(np.nextafter(np.nanmax(p), 2))
 
 
 def megapixels_of(difference: str, images: set[tuple[str, int]]) -> float:

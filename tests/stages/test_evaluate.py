@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from astrid_dist.stages.comparison import Comparison
-from astrid_dist.stages.evaluate import Settings, headline
+from astrid_dist.stages.evaluate import Settings, headline, own_threshold
 from astrid_dist.stages.judged import Judged
 from astrid_dist.stages.judging import figures
 
@@ -158,6 +158,15 @@ def test_the_headline_has_a_line_for_each_score(found: dict) -> None:
     text = "\n".join(headline(found))
     assert re.search(r"20 images, 2.0 megapixels; 80 real and 120 bogus", text)
     assert re.search(r"^model .* \d\.\d{3}$", text, re.M)
+
+
+def test_the_threshold_is_the_models_own_where_it_has_one() -> None:
+    table = _comparison().candidates
+    assert own_threshold(table) == 0.5
+    table["accepted"] = table["p_real"] >= 0.62
+    assert own_threshold(table) == table["p_real"][table["p_real"] >= 0.62].min()
+    table["accepted"] = False
+    assert (table["p_real"] < own_threshold(table)).all()
 
 
 def test_settings_are_checked() -> None:
