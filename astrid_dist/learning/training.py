@@ -245,14 +245,17 @@ class Trainer:
 
 
 def evaluate(
-    model: UNet,
+    model: nn.Module,
     examples: Iterable[Examples],
     config: TrainConfig,
     losses: LossConfig,
     device: torch.device | str = "cpu",
     watch: Callable[[Prediction, Examples], None] = lambda told, truth: None,
 ) -> Measures:
-    """Measure a model on validation samples, of all workers together; `watch` is shown every batch."""
+    """Measure a U-Net, or a committee, on validation samples, of all workers together.
+
+    `watch` is shown every batch.
+    """
     measures = Measures()
     model.eval()
     with torch.no_grad():

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 #: Settings that may change when a run goes on: they say who does it, not what is done.
-BESIDE = ("workers", "threads", "compile", "failures", "tracking", "artifacts")
+BESIDE = ("members", "workers", "threads", "compile", "failures", "tracking", "artifacts")
 
 
 class Settings(TrainConfig):
@@ -55,6 +55,9 @@ class Settings(TrainConfig):
     )
     name: str | None = Field(
         default=None, description="name in the registry; by default astrid-SURVEY, or astrid"
+    )
+    members: int = Field(
+        default=1, ge=1, description="networks to train, each with a seed of its own: a deep ensemble"
     )
     size: Literal["small", "medium", "large"] = Field(default="medium", description="of a new model")
     model: dict[str, Any] = Field(
@@ -99,7 +102,10 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
         if find_spec(needed) is None:
             raise ConfigError(f"training needs {needed}: pip install 'astrid-dist[train]'")
     from astrid_dist.learning.tracking import Tracker, start_run, tracking_uri
+    from astrid_dist.stages.members import run_members
 
+    if settings.members > 1:
+        return run_members(settings, say)
     output = Location.parse(settings.output)
     uri = tracking_uri(settings.tracking, output.folder)
     with run_folder(output, "train", RUN) as folder:

@@ -2,6 +2,7 @@
 
 import getpass
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from astrid_dist.stages.training_data import Data, data_digest, open_data
 
 if TYPE_CHECKING:
     from astrid_dist.learning.catalogue import Catalogue
+    from astrid_dist.learning.committee import Committee
     from astrid_dist.learning.distributed import Work
+    from astrid_dist.learning.ensemble import Ensemble
     from astrid_dist.learning.extremes import Extremes
     from astrid_dist.learning.measures import Measures
     from astrid_dist.learning.tracking import Tracker
@@ -40,19 +43,15 @@ def publish(
     from astrid_dist.learning.extremes import Extremes
     from astrid_dist.learning.model_file import weights_digest
     from astrid_dist.learning.notes import model_note
-    from astrid_dist.learning.registry import load, model_name, promote, register
-
-    def value(other: "UNet") -> float:
-        known = open_data(work.train, work.validation, (), other.config.surveys, other.config.bands)
-        return float(_measured(other, known.validation, work).metrics()[settings.metric])
+    from astrid_dist.learning.registry import load, load_ensemble, model_name, promote, register
 
     model, extremes = load("", str(work.output / MODEL)), Extremes()
-    measures = _measured(model, data.validation, work, extremes)
+    measures = measured(model, data.validation, work, extremes)
     tracker.catch_up(record["history"])
     tracker.figures(_figures(record["history"], measures, extremes))
     found = {"validation": measures.metrics()}
     if data.test is not None:
-        found["test"] = _measured(model, data.test, work).metrics()
+        found["test"] = measured(model, data.test, work).metrics()
     summary = {f"best_{name}": v for name, v in found["validation"].items()}
     summary |= {f"test_{name}": v for name, v in found.get("test", {}).items()}
     ratio = composition(data.train)["synthetic_to_real"]
@@ -62,13 +61,27 @@ def publish(
     tags = {"data": digest, f"val_{settings.metric}": repr(record["best"])}
     tags |= {"weights": weights_digest(model), "survey": settings.survey or "all", **code_version()}
     number = register(work.tracking, record["run"], model, name, tags)
-    verdict = promote(work.tracking, name, number, settings.metric, record["best"], digest, value)
+    value = champion_value(work, settings.metric)
+    verdict = promote(
+        work.tracking, name, number, settings.metric, record["best"], digest, value, load_ensemble
+    )
     what = f"the model of {settings.survey}" if settings.survey else "the base, of all surveys"
     told = model_note(f"{name}/{number}", found["validation"], digest)
     tracker.model_note(name, number, told, f"U-Net of AstrID Dist: {what}")
     tracker.note(_note(settings, model, data, found, str(verdict)))
     tracker.finish()
     return str(verdict)
+
+
+def champion_value(work: "Work", metric: str) -> "Callable[[Ensemble], float]":
+    """What measures another model's networks on the validation samples of a training."""
+    from astrid_dist.learning.committee import Committee
+
+    def value(other: "Ensemble") -> float:
+        known = open_data(work.train, work.validation, (), other.config.surveys, other.config.bands)
+        return float(measured(Committee(other.unets), known.validation, work).metrics()[metric])
+
+    return value
 
 
 def code_version() -> dict[str, str]:
@@ -113,9 +126,10 @@ def _note(
     return run_note(settings.model_dump(mode="json"), weights, groups, counts, found, verdict)
 
 
-def _measured(
-    model: "UNet", catalogue: "Catalogue", work: "Work", extremes: "Extremes | None" = None
+def measured(
+    model: "UNet | Committee", catalogue: "Catalogue", work: "Work", extremes: "Extremes | None" = None
 ) -> "Measures":
+    """A model on the samples of a catalogue."""
     from astrid_dist.learning.loading import Loader
     from astrid_dist.learning.training import evaluate
 

@@ -63,6 +63,12 @@ class Settings(train.Settings):
     trials: int = Field(default=16, ge=1, description="trainings")
     grace: int = Field(default=2, ge=1, description="epochs that every trial is given")
 
+    @model_validator(mode="after")
+    def _one(self) -> "Settings":
+        if self.members > 1:
+            raise ValueError("members: a search trains single networks; train members with what it found")
+        return self
+
     def changes(self, trial: int) -> dict[str, Any]:
         """Settings of a trial that are searched; they follow from seed, trial and name."""
         return {

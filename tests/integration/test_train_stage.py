@@ -19,7 +19,7 @@ import torch
 from astrid_dist.cli import _load
 from astrid_dist.errors import ClusterError, ConfigError, InputError, ResumeConflictError
 from astrid_dist.learning.model_file import load_model, weights_digest
-from astrid_dist.learning.registry import load
+from astrid_dist.learning.registry import load, load_ensemble
 from astrid_dist.stages.run import plan_stage
 from astrid_dist.stages.train import Settings, run
 from astrid_dist.store.locations import Location
@@ -102,6 +102,29 @@ def test_a_run_ends_as_a_model_that_three_lines_apply_to_another_size(first: lis
     assert told["real"].shape == (2,)
     kept = load(f"sqlite:///{folder}/mlflow.db", "astrid")
     assert weights_digest(kept) == weights_digest(load_model(folder / "first" / "model.pt"))
+
+
+def test_members_differ_by_their_seed_and_are_one_model(samples: list[str], folder: Path) -> None:
+    one = settings(samples, folder / "deep", epochs=1, members=2, name="deep")
+    lines: list[str] = []
+    run(one, lines.append)
+    assert "2 networks" in lines[-2]
+    assert "deep version 3 is ch" in lines[-1]
+    uri = f"sqlite:///{folder}/mlflow.db"
+    kept = load_ensemble(uri, "deep/3")
+    members = [load_model(folder / "deep" / f"member-{i}" / "model.pt") for i in range(2)]
+    assert [weights_digest(own) for own in kept.unets] == [weights_digest(own) for own in members]
+    assert weights_digest(members[0]) != weights_digest(members[1])
+    alone, other = (client(folder).get_model_version("deep", str(i)).tags for i in (1, 2))
+    both = client(folder).get_model_version("deep", "3").tags
+    assert both["data"] == alone["data"]
+    assert float(both["val_auc"]) >= min(float(alone["val_auc"]), float(other["val_auc"]))
+    again: list[str] = []
+    run(one, again.append)
+    assert again[-2:] == lines[-2:]
+    assert not any(line.startswith("epoch") for line in again)  # nothing was trained twice
+    with pytest.raises(ResumeConflictError, match="an ensemble of other settings"):
+        run(one.model_copy(update={"members": 3}))
 
 
 def test_its_page_tells_on_what_how_and_how_well(first: list[str], folder: Path) -> None:

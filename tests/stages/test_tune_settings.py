@@ -26,6 +26,11 @@ def test_draws_fill_the_range_evenly_and_follow_from_seed_and_name() -> None:
     assert one.model_copy(update={"seed": 2}).changes(7) != drawn[7]
 
 
+def test_a_search_is_of_single_networks() -> None:
+    with pytest.raises(ValueError, match="members: a search trains single networks"):
+        settings({"loss.dice": {"choices": [0, 1]}}, members=3)
+
+
 def test_a_trial_is_a_training_with_some_settings_changed() -> None:
     one = settings({"loss.dice": {"choices": [0.5]}, "size": {"choices": ["large"]}}, loss={"real": 2.0})
     made = one.trial(0)
