@@ -25,7 +25,7 @@ from astrid_dist.errors import InputError
 from astrid_dist.formats.packet_files import PACKED, packet_sources
 from astrid_dist.formats.packets import Packet, Refused, read_source
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES
-from astrid_dist.stages.exposure import microseconds
+from astrid_dist.stages.packet_columns import bands_of, by_group, exposures, host_columns, sample_columns
 from astrid_dist.stages.packet_stamps import PACKET_PLANES, stamp_of
 from astrid_dist.stages.packet_table import Columns, Labelling, SplitBy, divide, label, scan
 from astrid_dist.stages.synthetic.settings import Urls
@@ -35,7 +35,7 @@ from astrid_dist.store.locations import Location
 from astrid_dist.store.sample_layout import SAMPLE_GROUP, STAMP, cuts
 from astrid_dist.store.templates import create_group, create_product
 from astrid_dist.store.writing import ProductWriter, ShardDigest
-from astrid_dist.taxonomy import LABELLERS, ORIGINS, class_bit, class_code
+from astrid_dist.taxonomy import LABELLERS, class_bit, class_code
 
 #: What was decided about packets, and which were refused, in the ledger of the samples.
 KEPT, REFUSED = "parts/packets.parquet", "parts/refused.json"
@@ -103,6 +103,7 @@ class Settings(BaseModel):
 
 def plan(settings: Settings) -> Plan:
     """Read every packet once; one task per shard of every group, one for each file with refused packets."""
+    _found.cache_clear()  # files may have changed
     sources, table, refused, said = _found(_asked(settings))
     content = hashlib.sha256()
     for name in ("candid", "group", "label", "weight", "fold"):
@@ -212,39 +213,23 @@ def prepare(plan: Plan) -> None:
         for name, several in _by_file(refused).items()
     }
     objects.put(REFUSED, json.dumps({"sources": sources, "refused": why}).encode())
-    for group, own in _groups(table):
+    for group, own in by_group(table):
         survey, split = group.split("/")
         sizes = {
             "sample": len(own["candid"]), "visit": 1, "plane": len(PACKET_PLANES), "v": STAMP, "u": STAMP,
-            "host": len(_hosts(own)[0]), "sample_shard": settings.shard,
+            "host": len(exposures(own)[0]), "sample_shard": settings.shard,
             "sample_chunk": cuts({"visit": 1})["sample_chunk"],
         }  # fmt: skip
         attributes = {
             "survey": survey,
             "split": split,
             "split_by": str(own["split_by"][0]),
-            "bands": _bands(own),
+            "bands": bands_of(own),
             "planes": list(PACKET_PLANES),
             "way": "packets",
             "folds": settings.folds,
         }
         create_group(output, "samples", group, sizes, attributes)
-
-
-def _groups(table: Columns) -> Iterator[tuple[str, Columns]]:
-    for group in np.unique(table["group"].astype(str)).tolist():
-        own = np.flatnonzero(table["group"] == group)
-        yield group, {name: values[own] for name, values in table.items()}
-
-
-def _bands(own: Columns) -> list[str]:
-    return sorted({str(one) for one in own["band"]})
-
-
-def _hosts(own: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First row of each exposure, and the exposure of each row."""
-    _, first, which = np.unique(own["exposure"].astype(str), return_index=True, return_inverse=True)
-    return first.astype(np.int64), which.astype(np.int64)
 
 
 def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
@@ -257,7 +242,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     own = groups[key.group]
     first, last = key.epoch * options.shard, min((key.epoch + 1) * options.shard, len(own["candid"]))
     rows = np.arange(first, last)
-    columns = _columns(own, rows)
+    columns = sample_columns(own, rows)
     for number, packet in _packets(sources, own, rows):
         stamp = stamp_of(packet)
         place = number - first
@@ -280,25 +265,6 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     )
 
 
-def _columns(own: Columns, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Every variable of a shard but what the packets' pixels tell."""
-    sizes = {"sample": len(rows), "visit": 1, "plane": len(PACKET_PLANES), "v": STAMP, "u": STAMP}
-    layouts = {name: one for name, one in variables("samples").items() if one.is_sample}
-    base = {name: np.full(one.shape(sizes), one.fill_value, one.dtype) for name, one in layouts.items()}
-    for name in ("label", "weight", "class", "kind", "labeller", "fold", "survey_score"):
-        base[name][:] = own[name][rows]
-    for name in ("mjd", "peak", "mag"):
-        base[name][:, 0] = own[name][rows]
-    base["time"][:, 0] = [microseconds(float(mjd)) for mjd in own["mjd"][rows]]
-    base["fwhm_n"][:, 0] = own["fwhm"][rows]
-    base["band"][:, 0] = [_bands(own).index(str(band)) for band in own["band"][rows]]
-    base["alert"][:], base["item"][:] = own["candid"][rows], rows
-    base["host_row"][:] = _hosts(own)[1][rows]
-    base["origin"][:] = ORIGINS.index("mined")
-    base["reason"][:], base["injectable"][:] = 0, True
-    return base
-
-
 def _packets(sources: list[str], own: Columns, rows: NDArray[np.int64]) -> Iterator[tuple[int, Packet]]:
     """The packets of some rows, file by file, each with its row."""
     for source in np.unique(own["source"][rows]).tolist():
@@ -315,13 +281,9 @@ def _packets(sources: list[str], own: Columns, rows: NDArray[np.int64]) -> Itera
         raise InputError(f"{sources[source]} changed since the job was planned: choose a new output")
 
 
+@lru_cache(2)
 def _kept(output: str, digest: str) -> tuple[list[str], dict[str, list[str]], dict[str, Columns]]:
     """What `prepare` kept: files, reasons of refused packets by file, tables of groups."""
-    return _read(output, digest)
-
-
-@lru_cache(2)
-def _read(output: str, digest: str) -> tuple[list[str], dict[str, list[str]], dict[str, Columns]]:
     objects = Location.parse(output).sibling(".ledger").objects()
     content, why = objects.get(KEPT), objects.get(REFUSED)
     if content is None or why is None:
@@ -329,7 +291,7 @@ def _read(output: str, digest: str) -> tuple[list[str], dict[str, list[str]], di
     table = pq.read_table(io.BytesIO(content))
     columns = {name: table[name].to_numpy() for name in table.column_names}
     said = json.loads(why)
-    return said["sources"], said["refused"], dict(_groups(columns))
+    return said["sources"], said["refused"], dict(by_group(columns))
 
 
 def finalise(plan: Plan) -> dict[str, ShardDigest]:
@@ -337,24 +299,8 @@ def finalise(plan: Plan) -> dict[str, ShardDigest]:
     settings = Settings.model_validate(plan.job.settings)
     output = Location.parse(settings.output)
     written: dict[str, ShardDigest] = {}
-    for group, own in _groups(_found(_asked(settings))[1]):
-        first, _ = _hosts(own)
-        n = len(first)
-        sizes = {"host": n, "visit": 1}
-        rows = {name: one for name, one in variables("samples").items() if one.dims[0] == "host"}
-        columns: dict[str, NDArray[Any]] = {
-            name: np.full(one.shape(sizes), one.fill_value, object if one.dtype == "string" else one.dtype)
-            for name, one in rows.items()
-        }
-        columns["host_epoch_id"][:, 0] = own["exposure"][first]
-        columns["host_mjd"][:, 0] = own["mjd"][first]
-        columns["host_field"][:] = own["field"][first]
-        columns["host_cell"][:] = [_cell(one) for one in own["field"][first]]
-        columns["host_night"][:] = own["night"][first]
+    for group, own in by_group(_found(_asked(settings))[1]):
+        columns = host_columns(own)
         writer = ProductWriter(output, group)
         written |= {f"{group}/{name}": writer.write(name, {}, values) for name, values in columns.items()}
     return written
-
-
-def _cell(field: str) -> int:
-    return int.from_bytes(hashlib.sha256(str(field).encode()).digest()[:4], "big")

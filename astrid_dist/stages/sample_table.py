@@ -44,6 +44,7 @@ def sample_table(product: Samples, say: Say) -> "pd.DataFrame":
             name: pd.Categorical.from_codes(data[name].to_numpy(), pd.Index(CODES[name]))
             for name in ("class", "kind", "environment", "origin", "reason")
         }
+        columns["kind"] = columns["kind"].add_categories("unknown").fillna("unknown")  # of alerts
         for name in ("snr", "peak", "flux", "mag", "fwhm_n"):
             columns[name] = data[name].to_numpy()[np.arange(n), visit]
         columns |= {
