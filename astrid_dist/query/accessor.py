@@ -83,7 +83,7 @@ class AstridAccessor:
         return tables.cone(self._dataset, ra, dec, radius_arcsec)
 
     def names(self, variable: str) -> xr.DataArray:
-        """What codes of samples stand for: class, kind, origin, environment, reason or band, as text.
+        """What codes of samples stand for: class, kind, origin, environment, reason, labeller or band, as text.
 
         See `astrid_dist.query.samples.names`.
         """

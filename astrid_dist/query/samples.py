@@ -42,7 +42,7 @@ def open_samples(url: Url, allow_partial: bool = False) -> Samples:
 
 
 def names(dataset: xr.Dataset, variable: str) -> xr.DataArray:
-    """What the codes of a variable stand for: class, kind, origin, environment, reason or band.
+    """What the codes of a variable stand for: class, kind, origin, environment, reason, labeller or band.
 
     Parameters
     ----------
