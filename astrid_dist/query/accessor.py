@@ -83,7 +83,7 @@ class AstridAccessor:
         return tables.cone(self._dataset, ra, dec, radius_arcsec)
 
     def names(self, variable: str) -> xr.DataArray:
-        """What codes of samples stand for: class, kind, origin, environment, reason, labeller or band, as text.
+        """Words for codes of samples: class, kind, origin, environment, reason, labeller or band.
 
         See `astrid_dist.query.samples.names`.
         """
