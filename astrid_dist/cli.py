@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -207,6 +207,10 @@ def score(
     to: Annotated[str, typer.Option(help="CSV file to write, a row for every packet")],
     tracking: Annotated[str | None, typer.Option(help="URL of MLflow; by default beside the table")] = None,
     survey: Annotated[str | None, typer.Option(help="name the model knows the survey by")] = None,
+    score_plane: Annotated[
+        Literal["absent", "filtered"],
+        typer.Option(help="S_corr, which packets lack: absent, or filtered for the difference's own"),
+    ] = "absent",
     samples: Annotated[int, typer.Option(help="of Monte Carlo dropout; 0: the model as it is", min=0)] = 0,
     prior: Annotated[
         float | None, typer.Option(help="share of real alerts that p_real is to hold for", min=0, max=1)
@@ -215,7 +219,10 @@ def score(
     """Say of alert packets how likely each is real, and of what class; needs no survey and no difference."""
     from astrid_dist.stages.score import score_packets
 
-    told = score_packets(packets, model, to, tracking=tracking, survey=survey, samples=samples, prior=prior)
+    told = score_packets(
+        packets, model, to,
+        tracking=tracking, survey=survey, score=score_plane, samples=samples, prior=prior,
+    )  # fmt: skip
     for warning in told.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{told.scored} alerts scored, {told.not_scored} not (the column reason says why), in {to}")

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid_dist.stages.exposure import microseconds
-from astrid_dist.stages.packet_stamps import PACKET_PLANES
 from astrid_dist.stages.packet_table import Columns
 from astrid_dist.store.layouts import variables
 from astrid_dist.store.sample_layout import STAMP
@@ -33,9 +32,9 @@ def exposures(own: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return first.astype(np.int64), which.astype(np.int64)
 
 
-def sample_columns(own: Columns, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def sample_columns(own: Columns, rows: NDArray[np.int64], planes: int) -> dict[str, NDArray[Any]]:
     """Every variable of a shard but what the packets' pixels tell."""
-    sizes = {"sample": len(rows), "visit": 1, "plane": len(PACKET_PLANES), "v": STAMP, "u": STAMP}
+    sizes = {"sample": len(rows), "visit": 1, "plane": planes, "v": STAMP, "u": STAMP}
     layouts = {name: one for name, one in variables("samples").items() if one.is_sample}
     base = {name: np.full(one.shape(sizes), one.fill_value, one.dtype) for name, one in layouts.items()}
     for name in ("label", "weight", "class", "kind", "labeller", "fold", "survey_score"):

@@ -1,13 +1,16 @@
 """The stamp that a model sees of an alert packet: the same for a sample to train on as for one to score.
 
 A packet tells neither sky nor noise. Both are measured on its own pixels, sources left out, plane by plane,
-so that planes are in units of their noise as those of any sample are. There is no score plane.
+so that planes are in units of their noise as those of any sample are. There is no S_corr in a packet: its
+plane is absent, or, for models that never learned to do without, stood for by the filtered difference.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from astrid_dist.formats.packets import Packet
 from astrid_dist.imaging.masks import source_free
@@ -16,7 +19,9 @@ from astrid_dist.store.sample_layout import PLANES, STAMP
 
 Float32 = NDArray[np.float32]
 
-#: Planes of a packet's stamp; S_corr is absent by design.
+ScorePlane = Literal["absent", "filtered"]
+
+#: Planes that a packet has.
 PACKET_PLANES = PLANES[:3]
 #: Seeing where a packet tells none, and the range in which it is believed: that of a candidate, pixels.
 _FWHM, _SHARPEST, _WIDEST = 2.0, 1.5, 6.0
@@ -29,9 +34,14 @@ class PacketStamp:
     """What is cut from a packet."""
 
     pixels: NDArray[np.float16]
-    """(plane, v, u) noise sigmas of `PACKET_PLANES`, rounded as samples are; alert in the middle."""
+    """(plane, v, u) noise sigmas of `planes_of`, rounded as samples are; alert in the middle."""
     sigma: Float32
-    """(plane,) noise that each was divided by, in units of the packet."""
+    """(3,) noise that science, template and difference were divided by, in units of the packet."""
+
+
+def planes_of(score: ScorePlane) -> tuple[str, ...]:
+    """Planes of a packet's stamp."""
+    return PLANES if score == "filtered" else PACKET_PLANES
 
 
 def problem(packet: Packet) -> str:
@@ -45,14 +55,15 @@ def problem(packet: Packet) -> str:
     return ""
 
 
-def stamp_of(packet: Packet) -> PacketStamp:
+def stamp_of(packet: Packet, score: ScorePlane = "absent") -> PacketStamp:
     """Sky taken away, divided by the noise, and put into a stamp with the alert in its middle.
 
-    What lies beyond the cutout is NaN; a plane without any noise to measure is NaN whole.
+    What lies beyond the cutout is NaN; a plane without any noise to measure is NaN whole. ``filtered`` adds
+    the score of a matched filter: without the noise of sources and of registration that S_corr allows for.
     """
     fwhm = packet.fwhm if np.isfinite(packet.fwhm) else _FWHM
     fwhm = min(max(fwhm, _SHARPEST), _WIDEST)
-    stamp = np.full((len(PACKET_PLANES), STAMP, STAMP), np.nan, np.float32)
+    stamp = np.full((len(planes_of(score)), STAMP, STAMP), np.nan, np.float32)
     sigmas = np.full(len(PACKET_PLANES), np.nan, np.float32)
     for plane, name in enumerate(PACKET_PLANES):
         image = getattr(packet, name).image
@@ -60,7 +71,20 @@ def stamp_of(packet: Packet) -> PacketStamp:
         if sigma > 0:
             sigmas[plane] = sigma
             _place((image - np.float32(level)) / np.float32(sigma), packet.place, stamp[plane])
+    if score == "filtered":
+        stamp[3] = _filtered(stamp[2], _FWHM if packet.science.psf is None else fwhm)
     return PacketStamp(quantise(stamp), sigmas)
+
+
+def _filtered(difference: Float32, fwhm_px: float) -> Float32:
+    """Matched filter by a round Gaussian, in units of its own noise where pixels are independent."""
+    point = np.zeros((STAMP, STAMP))
+    point[STAMP // 2, STAMP // 2] = 1
+    width = fwhm_px / 2.3548
+    norm = np.sqrt(np.square(ndimage.gaussian_filter(point, width)).sum())
+    known = np.isfinite(difference)
+    score = ndimage.gaussian_filter(np.where(known, difference, 0), width) / norm
+    return np.where(known, score, np.nan).astype(np.float32)
 
 
 def sky_of(image: Float32, fwhm_px: float) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from astrid_dist.formats.packet_files import PACKED, packet_sources
 from astrid_dist.formats.packets import Packet, Refused, read_source
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES
 from astrid_dist.stages.packet_columns import bands_of, by_group, exposures, host_columns, sample_columns
-from astrid_dist.stages.packet_stamps import PACKET_PLANES, stamp_of
+from astrid_dist.stages.packet_stamps import ScorePlane, planes_of, stamp_of
 from astrid_dist.stages.packet_table import Columns, Labelling, SplitBy, divide, label, scan
 from astrid_dist.stages.synthetic.settings import Urls
 from astrid_dist.stages.synthetic.stamps import footprints
@@ -61,6 +61,10 @@ class Settings(BaseModel):
         default="auto", description="field, both (and night), or auto: both where that leaves enough"
     )
     folds: int = Field(default=5, ge=2, le=100, description="parts of all fields, for scores out of fold")
+    score: ScorePlane = Field(
+        default="absent",
+        description="S_corr, which packets lack: absent, or filtered for the difference's own",
+    )
     seed: int = Field(default=1, ge=0, description="root of the draw of splits and folds")
     asteroid_arcsec: float = Field(
         default=5.0, ge=0, description="an alert so near to a known body of the Solar System is real"
@@ -131,7 +135,7 @@ def plan(settings: Settings) -> Plan:
         bytes_written=samples * _SAMPLE_BYTES,
         requests=len(sources) + tasks * (len(variables("samples")) + 20),
         peak_memory_bytes=WORKER_BASE_BYTES
-        + min(settings.shard, samples) * (len(PACKET_PLANES) + 1) * STAMP**2 * 2 * 3,
+        + min(settings.shard, samples) * (len(planes_of(settings.score)) + 1) * STAMP**2 * 2 * 3,
     )
     if tasks > 4 and any(one.endswith(PACKED) for one in sources):
         said = [*said, "each task unpacks an archive from its beginning: unpack it once, and name the folder"]
@@ -216,8 +220,8 @@ def prepare(plan: Plan) -> None:
     for group, own in by_group(table):
         survey, split = group.split("/")
         sizes = {
-            "sample": len(own["candid"]), "visit": 1, "plane": len(PACKET_PLANES), "v": STAMP, "u": STAMP,
-            "host": len(exposures(own)[0]), "sample_shard": settings.shard,
+            "sample": len(own["candid"]), "visit": 1, "plane": len(planes_of(settings.score)),
+            "v": STAMP, "u": STAMP, "host": len(exposures(own)[0]), "sample_shard": settings.shard,
             "sample_chunk": cuts({"visit": 1})["sample_chunk"],
         }  # fmt: skip
         attributes = {
@@ -225,7 +229,7 @@ def prepare(plan: Plan) -> None:
             "split": split,
             "split_by": str(own["split_by"][0]),
             "bands": bands_of(own),
-            "planes": list(PACKET_PLANES),
+            "planes": list(planes_of(settings.score)),
             "way": "packets",
             "folds": settings.folds,
         }
@@ -242,9 +246,9 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     own = groups[key.group]
     first, last = key.epoch * options.shard, min((key.epoch + 1) * options.shard, len(own["candid"]))
     rows = np.arange(first, last)
-    columns = sample_columns(own, rows)
+    columns = sample_columns(own, rows, len(planes_of(options.score)))
     for number, packet in _packets(sources, own, rows):
-        stamp = stamp_of(packet)
+        stamp = stamp_of(packet, options.score)
         place = number - first
         columns["pixels"][place, 0] = stamp.pixels
         for name, sigma in zip(("sigma_n", "sigma_r", "sigma_d"), stamp.sigma, strict=True):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from astrid_dist.errors import ConfigError
 from astrid_dist.formats.packets import Packet, Refused, read_packets
-from astrid_dist.stages.packet_stamps import PACKET_PLANES, problem, stamp_of
+from astrid_dist.stages.packet_stamps import ScorePlane, problem, stamp_of
 from astrid_dist.stages.scoring import CLASS_COLUMNS, choose_model
 from astrid_dist.store.locations import Location
 from astrid_dist.store.sample_layout import PLANES, STAMP
@@ -54,6 +54,7 @@ def score_packets(
     *,
     tracking: str | None = None,
     survey: str | None = None,
+    score: ScorePlane = "absent",
     samples: int = 0,
     prior: float | None = None,
     device: "Device" = "auto",
@@ -73,6 +74,8 @@ def score_packets(
         URL of MLflow; by default as for a job whose output lies where `to` does.
     survey : str, optional
         Name of the survey that the model is told; by default ztf or lsst, by schema.
+    score : str
+        What stands for the score plane, as `astrid_dist.stages.packet_stamps.stamp_of`.
     samples : int
         Of Monte Carlo dropout; 0: each network is asked once.
     prior : float, optional
@@ -93,7 +96,7 @@ def score_packets(
         raise ConfigError(f"the table {to!r} must end in .csv")
     folder, _, name = to.rpartition("/")
     chosen = choose_model(model, tracking, Location.parse(to))
-    told = _Table(chosen.ensemble, samples, prior, device)
+    told = _Table(chosen.ensemble, score, samples, prior, device)
     started = said = time.monotonic()
     for batch in _batches(paths, survey):
         told.add(batch, survey)
@@ -127,8 +130,16 @@ def _batches(paths: Sequence[str], survey: str | None) -> Iterator[list[Packet |
 class _Table:
     """Rows as they are written."""
 
-    def __init__(self, ensemble: "Ensemble", samples: int, prior: float | None, device: "Device") -> None:
-        self._ensemble, self._samples, self._prior, self._device = ensemble, samples, prior, device
+    def __init__(
+        self,
+        ensemble: "Ensemble",
+        score: ScorePlane,
+        samples: int,
+        prior: float | None,
+        device: "Device",
+    ) -> None:
+        self._ensemble, self._score = ensemble, score
+        self._samples, self._prior, self._device = samples, prior, device
         self.text = io.StringIO()
         self._rows = csv.DictWriter(self.text, COLUMNS, restval="", lineterminator="\n")
         self._rows.writeheader()
@@ -139,7 +150,7 @@ class _Table:
         packets = [one for one in batch if isinstance(one, Packet)]
         told: Columns = {}
         if packets:
-            stamps = np.array([stamp_of(one).pixels for one in packets])
+            stamps = np.array([stamp_of(one, self._score).pixels for one in packets])
             told = ask(
                 self._ensemble, stamps, [one.band for one in packets],
                 [survey or one.survey for one in packets],
@@ -183,7 +194,7 @@ def ask(
     ----------
     ensemble : Ensemble
     stamps : (n, plane, v, u)
-        Noise sigmas, planes as `PACKET_PLANES`.
+        Noise sigmas, planes as `astrid_dist.stages.packet_stamps.planes_of`.
     bands, surveys : (n,) names
     samples, prior, device
         As `score_packets`.
@@ -200,7 +211,7 @@ def ask(
     from astrid_dist.learning.uncertainty import decompose
 
     pixels = np.full((len(stamps), 1, len(PLANES), STAMP, STAMP), np.nan, np.float32)
-    pixels[:, 0, : len(PACKET_PLANES)] = stamps
+    pixels[:, 0, : stamps.shape[1]] = stamps
     codes = [codes_of(ensemble.config, survey, [band]) for survey, band in zip(surveys, bands, strict=True)]
     place = choose_device(device)
     inputs = {

@@ -81,6 +81,23 @@ def test_pixels_without_data_stay_so_and_a_plane_without_noise_is_none():
     assert np.isfinite(made.pixels[2]).all()
 
 
+def test_the_filtered_difference_is_a_score_of_unit_noise():
+    scores = []
+    for seed in range(10):
+        images = image(seed), image(seed + 50), image(seed + 100, 100, 0)
+        images[2][:5] = np.nan
+        absent, filtered = (stamp_of(packet(*images), score) for score in ("absent", "filtered"))
+        assert filtered.pixels.shape == (4, SIDE, SIDE)
+        np.testing.assert_array_equal(filtered.pixels[:3], absent.pixels)
+        np.testing.assert_array_equal(np.isnan(filtered.pixels[3]), np.isnan(absent.pixels[2]))
+        scores.append(filtered.pixels[3].astype(float))
+    away = np.array(scores)[:, 7:20]
+    assert np.std(away) == pytest.approx(1, abs=0.05)
+    # S/N of a Gaussian source of width w: peak over noise times sqrt(pi) w.
+    middle = np.mean([one[31, 31] for one in scores])
+    assert middle == pytest.approx(100 / NOISE * np.sqrt(np.pi) * SEEING / 2.3548, rel=0.1)
+
+
 @pytest.mark.parametrize(("value", "said"), [(np.nan, "no pixel"), (0.0, "0 everywhere")])
 def test_nothing_to_see_is_a_reason(value, said):
     images = [np.full((SIDE, SIDE), value, np.float32) for _ in range(3)]

@@ -80,9 +80,14 @@ def test_probabilities_are_such_and_the_uncertainty_is_their_entropy(rows):
         assert float(row["offset_err"]) > 0
 
 
-def test_a_packet_is_scored_as_its_sample_is(rows, folder, model, tmp_path):
-    output = str(tmp_path / "samples.zarr")
-    run_stage("realbogus", {"input": str(folder), "output": output, "splits": {"all": 1.0}}, SerialEngine())
+@pytest.mark.parametrize("score", ["absent", "filtered"])
+def test_a_packet_is_scored_as_its_sample_is(folder, model, tmp_path, score):
+    output, to = str(tmp_path / "samples.zarr"), tmp_path / "scores.csv"
+    asked = {"input": str(folder), "output": output, "splits": {"all": 1.0}, "score": score}
+    run_stage("realbogus", asked, SerialEngine())
+    score_packets([str(folder)], model, str(to), score=score, say=lambda said: None)
+    with to.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
     samples = open_samples(output)["ztf/all"]
     from astrid_dist.learning.ensemble import Ensemble
     from astrid_dist.learning.model_file import load_model
