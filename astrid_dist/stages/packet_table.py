@@ -10,7 +10,7 @@ on two sides.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, nan
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid_dist.errors import ConfigError
+from astrid_dist.errors import ConfigError, InputError
 from astrid_dist.formats.packets import Packet, Refused, read_source
 from astrid_dist.simulation.philox import stream, uniforms
 from astrid_dist.stages.packet_stamps import problem
@@ -97,6 +97,28 @@ def _row(packet: Packet, survey: str) -> dict[str, Any]:
         "mag": packet.magnitude,
         "fwhm": packet.fwhm,
     }
+
+
+def read_again(sources: Sequence[str], own: Columns, rows: NDArray[np.int64]) -> Iterator[tuple[int, Packet]]:
+    """The packets of some rows of a table, file by file, each with its row.
+
+    Raises
+    ------
+    InputError
+        A file is no longer what was scanned.
+    """
+    for source in np.unique(own["source"][rows]).tolist():
+        here = rows[own["source"][rows] == source]
+        wanted = dict(zip(own["number"][here].tolist(), here.tolist(), strict=True))
+        for number, packet in read_source(sources[source], wanted.keys()):
+            row = wanted.pop(number)
+            if isinstance(packet, Refused) or packet.candid != own["candid"][row]:
+                break
+            yield row, packet
+        else:
+            if not wanted:
+                continue
+        raise InputError(f"{sources[source]} changed since the job was planned: choose a new output")
 
 
 def label(table: Columns, rules: Labelling) -> Columns:

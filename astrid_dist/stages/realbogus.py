@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from astrid_dist.engine.keys import ShardKey, check_group
 from astrid_dist.engine.plan import Estimate, Job, Plan, TaskOutcome
 from astrid_dist.errors import InputError
 from astrid_dist.formats.packet_files import PACKED, packet_sources
-from astrid_dist.formats.packets import Packet, Refused, read_source
+from astrid_dist.formats.packets import Refused
 from astrid_dist.stages.blocks import WORKER_BASE_BYTES
 from astrid_dist.stages.packet_columns import bands_of, by_group, exposures, host_columns, sample_columns
 from astrid_dist.stages.packet_stamps import ScorePlane, planes_of, stamp_of
-from astrid_dist.stages.packet_table import Columns, Labelling, SplitBy, divide, label, scan
+from astrid_dist.stages.packet_table import Columns, Labelling, SplitBy, divide, label, read_again, scan
 from astrid_dist.stages.synthetic.settings import Urls
 from astrid_dist.stages.synthetic.stamps import footprints
 from astrid_dist.store.layouts import variables
@@ -247,7 +246,7 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     first, last = key.epoch * options.shard, min((key.epoch + 1) * options.shard, len(own["candid"]))
     rows = np.arange(first, last)
     columns = sample_columns(own, rows, len(planes_of(options.score)))
-    for number, packet in _packets(sources, own, rows):
+    for number, packet in read_again(sources, own, rows):
         stamp = stamp_of(packet, options.score)
         place = number - first
         columns["pixels"][place, 0] = stamp.pixels
@@ -267,22 +266,6 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
         counts={"samples": last - first},
         timings={"compute": computed - started, "write": perf_counter() - computed},
     )
-
-
-def _packets(sources: list[str], own: Columns, rows: NDArray[np.int64]) -> Iterator[tuple[int, Packet]]:
-    """The packets of some rows, file by file, each with its row."""
-    for source in np.unique(own["source"][rows]).tolist():
-        here = rows[own["source"][rows] == source]
-        wanted = dict(zip(own["number"][here].tolist(), here.tolist(), strict=True))
-        for number, packet in read_source(sources[source], wanted.keys()):
-            row = wanted.pop(number)
-            if isinstance(packet, Refused) or packet.candid != own["candid"][row]:
-                break
-            yield row, packet
-        else:
-            if not wanted:
-                continue
-        raise InputError(f"{sources[source]} changed since the job was planned: choose a new output")
 
 
 @lru_cache(2)
