@@ -9,6 +9,7 @@ from astrid_dist.engine.serial import SerialEngine
 from astrid_dist.errors import ConfigError, InputError, ResumeConflictError
 from astrid_dist.learning.catalogue import Catalogue
 from astrid_dist.query.samples import names, open_samples
+from astrid_dist.stages import realbogus
 from astrid_dist.stages.packet_stamps import stamp_of
 from astrid_dist.stages.packet_table import divide
 from astrid_dist.stages.run import plan_stage, run_stage
@@ -160,6 +161,22 @@ def test_a_job_refuses_packets_that_changed(tmp_path):
     path.write_bytes(avro(alerts()[4:8]))
     with pytest.raises(ResumeConflictError):
         run_stage("realbogus", asked, SerialEngine())
+
+
+@pytest.mark.parametrize("change", ["other", "fewer", "damaged"])
+def test_a_file_that_changes_between_plan_and_task_is_told(tmp_path, change):
+    path = write(tmp_path / "a.avro", alerts()[:4])
+    asked = {"input": str(path), "output": str(tmp_path / "out.zarr"), "splits": {"all": 1.0}}
+    planned = plan_stage("realbogus", asked)
+    realbogus.prepare(planned)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"other": avro(alerts()[4:8]), "fewer": avro(alerts()[:2]), "damaged": whole[: len(whole) // 2]}[
+            change
+        ]
+    )
+    with pytest.raises(InputError, match="changed since the job was planned"):
+        realbogus.task(planned.job.settings, planned.keys[0])
 
 
 def test_packets_of_two_schemas_are_two_surveys_and_a_name_can_be_given(tmp_path):
