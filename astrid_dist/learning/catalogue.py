@@ -194,7 +194,11 @@ def _group(source: str) -> Group:
 
 
 def _columns(group: Group, visits: int, surveys: Sequence[str], bands: Sequence[str]) -> dict[str, Column]:
-    """Columns of one group; visits it lacks repeat its last one, and are not seen."""
+    """Columns of one group; visits it lacks repeat its last one, and are not seen.
+
+    What moves is in the stamps of some visits and thousands of pixels away in others: there its place, flux
+    and SNR are not known, as nothing in the stamp tells of them.
+    """
     reader = ProductReader(group.location, group.name)
     names = (*PER_SAMPLE, *PER_VISIT)
     with ThreadPoolExecutor(8) as pool:
@@ -205,6 +209,9 @@ def _columns(group: Group, visits: int, surveys: Sequence[str], bands: Sequence[
     codes = np.array([bands.index(one) + 1 if one in bands else 0 for one in places] + [0])
     stored = found["band"].astype(np.int64)
     _check(group, found)
+    away = np.maximum(np.abs(found["offset_x"]), np.abs(found["offset_y"])) > group.side / 2
+    for name in ("offset_x", "offset_y", "flux", "snr", "peak"):
+        found[name] = np.where(away, np.float32(np.nan), found[name])
     found["band"] = codes[np.where((stored >= 0) & (stored < len(places)), stored, len(places))]
     for name in PER_VISIT:
         found[name] = np.pad(found[name], [(0, 0), (0, visits - group.visits)], mode="edge")

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from astrid_dist.errors import ConfigError, IncompleteProductError, InputError
 from astrid_dist.learning.catalogue import Catalogue
+from astrid_dist.learning.loading import Loader
 from tests.learning.products import product
 
 
@@ -93,3 +95,18 @@ def test_stamps_of_different_size_are_refused(tmp_path: Path) -> None:
     sources = [product(tmp_path, "ztf", 10, side=9), product(tmp_path, "hsc", 10, side=11)]
     with pytest.raises(InputError, match=r"\[9, 11\] px cannot be in one batch.*hsc/train has 11 px"):
         Catalogue.open(sources)
+
+
+def test_what_moves_out_of_a_stamp_has_no_place_and_no_flux_there(tmp_path: Path) -> None:
+    """An asteroid is thousands of pixels away in the next visit, and a loss of so many pixels drowns all."""
+    shape = (300, 3)
+    offset = np.tile(np.array([-2.0e3, 0.25, 2.0e3], "f4"), (300, 1))
+    columns = {"offset_x": offset, "snr": np.tile(np.array([9.0, 5.0, 8.0], "f4"), (300, 1))}
+    catalogue = Catalogue.open(product(tmp_path, samples=300, visits=3, columns=columns))
+    for name in ("offset_x", "offset_y", "flux", "snr"):
+        assert catalogue.columns[name].shape == shape
+        assert np.isnan(catalogue.columns[name]).tolist() == [[True, False, True]] * 300
+    assert (np.nanmax(catalogue.strength, axis=1) == 5).all()
+    examples = next(iter(Loader(catalogue, 64, train=False, threads=1)))
+    assert (examples.x == 0.25).all()
+    assert torch.isfinite(examples.flux).sum(1).tolist() == [1] * len(examples)
