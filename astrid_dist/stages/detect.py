@@ -80,6 +80,9 @@ class Settings(BaseModel):
         le=1,
         description="probability of a pixel from which the model makes a candidate where S_corr has none",
     )
+    propose_snr: float = Field(
+        default=4.0, ge=0, description="least |S_corr| of a candidate that the model alone makes"
+    )
     mc_samples: int = Field(
         default=0,
         ge=0,
@@ -197,7 +200,14 @@ def task(settings: Mapping[str, Any], key: ShardKey) -> TaskOutcome:
     detected = perf_counter()
     if model is not None:
         columns = scoring.score(
-            shard, columns, model, options.device, options.threshold, options.propose, options.mc_samples
+            shard,
+            columns,
+            model,
+            options.device,
+            options.threshold,
+            options.propose,
+            options.propose_snr,
+            options.mc_samples,
         )
     computed = perf_counter()
     return TaskOutcome(

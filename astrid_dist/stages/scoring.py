@@ -125,7 +125,7 @@ def _kept(output: str, digest: str) -> "Ensemble":
 
 def conditions(settings: Mapping[str, Any], surveys: list[str]) -> dict[str, Any]:
     """What must be as it was for a threshold's guarantee to hold: settings of detection, and surveys."""
-    chosen = ("threshold", "quality", "propose", "mc_samples")
+    chosen = ("threshold", "quality", "propose", "propose_snr", "mc_samples")
     return {**{name: settings[name] for name in chosen}, "surveys": surveys}
 
 
@@ -157,6 +157,7 @@ def score(
     device: "Device",
     threshold: float,
     least: float,
+    faintest: float,
     samples: int = 0,
 ) -> Columns:
     """Columns of a shard's sources with what a model says of them, and of the sources that it proposes.
@@ -172,7 +173,9 @@ def score(
     threshold : float
         Least |S_corr| of `found`.
     least : float
-        Least probability of a pixel that is proposed.
+        Least probability of a pixel that is proposed, and
+    faintest : float
+        its least |S_corr|.
     samples : int
         Of Monte Carlo dropout; 0: each network is asked once.
     """
@@ -212,7 +215,7 @@ def score(
     marked[rows, columns] = first.segmentation[0, 0]
     score_plane = shard.planes["score"]
     marked[np.isnan(score_plane)] = np.nan
-    new = _new(score_plane, marked, proposals(marked, least), threshold, least)
+    new = _new(score_plane, marked, proposals(marked, least), threshold, least, faintest)
     more = shard.measured(new)
     if not more or not len(more["x"]):
         return found
@@ -226,6 +229,7 @@ def _new(
     places: NDArray[np.int64],
     threshold: float,
     least: float,
+    faintest: float,
 ) -> Peaks:
     """Proposals in what the model marks and S_corr has not found: where |S_corr| is largest beside each."""
     labels, _ = ndimage.label(np.nan_to_num(marked) >= least, _SQUARE)
@@ -239,7 +243,8 @@ def _new(
         top, left = max(y - _NEAR_PX, 0), max(x - _NEAR_PX, 0)
         near = np.nan_to_num(np.abs(score_plane[top : y + _NEAR_PX + 1, left : x + _NEAR_PX + 1]))
         row, column = np.unravel_index(int(near.argmax()), near.shape)
-        peaks.append((top + int(row), left + int(column)))
+        if near[row, column] >= faintest:
+            peaks.append((top + int(row), left + int(column)))
     where = np.array(sorted(set(peaks)), np.int64).reshape(-1, 2)
     return where[:, 0], where[:, 1], score_plane[where[:, 0], where[:, 1]]
 

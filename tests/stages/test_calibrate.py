@@ -134,7 +134,8 @@ def test_detection_lays_a_calibration_over_what_networks_say(
     whole = before["aleatoric"] + before["epistemic"]
     np.testing.assert_allclose(whole, before["uncertainty"], atol=1e-5)  # no trees: p_real is p_unet
     assert "accepted" not in before
-    conditions = {"threshold": 3.8, "quality": "all", "propose": 1.0, "mc_samples": 0, "surveys": ["generic"]}
+    conditions = {"threshold": 3.8, "quality": "all", "propose": 1.0, "propose_snr": 4.0}
+    conditions |= {"mc_samples": 0, "surveys": ["generic"]}
     calibration = Calibration(2.0, -0.3, 1.5, 0.5, Guarantee(0.4, 1.0, 0.95, 20, 0.9, 300, conditions))
     networks = read_ensemble(Path(job["model"]).read_bytes(), "deep.zip").unets
     (tmp_path / "deep.zip").write_bytes(ensemble_bytes(Ensemble(networks, calibration=calibration)))
