@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = (INK, GREEN, ORANGE, BLUE)
+_SNR_TICKS = (2, 3, 5, 10, 20, 50)
 
 
 def purity_completeness(rankings: Mapping[str, Any], prior: float) -> "Figure":
@@ -75,6 +76,8 @@ def limits(bins: Sequence[Mapping[str, Any]], detected: Sequence[Mapping[str, An
     axes.plot(middle, [one["found"] for one in detected], color=ORANGE, label="detected", linewidth=1.2)
     axes.errorbar(middle, value, errors, fmt="o", color=BLUE, markersize=5, linewidth=1.2, label="accepted")
     axes.set_xscale("log")
+    axes.set_xticks(_SNR_TICKS, [str(one) for one in _SNR_TICKS], minor=False)
+    axes.set_xticks([], minor=True)
     axes.set(xlabel="true |SNR|", ylabel="share found", ylim=(-0.02, 1.04))
     legend(axes, loc="lower right")
     return figure
